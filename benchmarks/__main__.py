@@ -1,0 +1,23 @@
+"""`python -m benchmarks [setup|serving|signing|metering|verify] …`; none named runs all of them."""
+
+import importlib
+import sys
+
+from benchmarks.machine import describe
+
+_SUITES = ("setup", "serving", "signing", "metering", "verify")
+
+
+def main() -> None:
+    chosen = sys.argv[1:] or list(_SUITES)
+    unknown = [name for name in chosen if name not in _SUITES]
+    if unknown:
+        sys.exit(f"no benchmark {unknown[0]!r}; there are: {', '.join(_SUITES)}")
+    print(describe())
+    for name in chosen:
+        print(f"\n## {name}\n", flush=True)
+        importlib.import_module(f"benchmarks.{name}").main()
+
+
+if __name__ == "__main__":
+    main()

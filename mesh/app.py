@@ -1,0 +1,376 @@
+"""The composition root: reads settings, picks adapters, starts every part, and stops what it started.
+
+The order is that of need: Ray, the signers and the ledger that they sign for, a host meter per physical host, the
+pools (an engine takes longest), and last the ingress, so that an open port means a mesh that answers.
+"""
+
+import hashlib
+import os
+import secrets
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from clusters.grid import YearlyMeansFeed
+from mesh.engine_log import last_reason_in
+from mesh.errors import StartFailed
+from mesh.meter_setup import HostMeterSetup
+from mesh.progress import Progress, Step
+from mesh.ray_session import RaySession, join_ray, start_ray, stop_ray
+from mesh.run_state import DataFolder, RunState
+from mesh.settings import PoolSettings, Settings, WeightsSettings
+from placement.plan import ExchangeRates
+from receipts.group_record import GroupRecord
+from receipts.share_secret import ShareSecretSource, create_development_secret
+from receipts.signer_policy import ReceiptRules
+from serve.door import Deadlines, Dispatch, Door, Pool, Price
+from serve.engine_spec import EngineSpec, VllmSpec
+from serve.weights import HubWeights, LocalWeights, PackagedWeights, WeightsSource
+
+if TYPE_CHECKING:  # ray reads its environment when it is imported, so `start_ray` imports it first
+    from ray.actor import ActorHandle
+
+    from serve.application import PoolDeployment
+
+_POLL_S = 0.2
+_DEFAULT_ACCOUNT = "default"
+_OPERATOR_ACCOUNT = "mesh-operator"
+_SIGNERS = 5
+_THRESHOLD = 3
+_SOCKET_PATH_BYTES = 107
+_SHARE_SECRET_VARIABLE = "JOULE_MESH_SHARE_SECRET"  # noqa: S105 - the variable's name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningMesh:
+    """A mesh that answers. ``first_key`` is made at the very first start, None later; both keys are secrets.
+
+    ``parts`` holds the actors' handles: Ray ends an actor when the last handle in its owner's process is gone.
+    """
+
+    state: RunState
+    dashboard_url: str | None
+    first_key: str | None
+    operator_key: str
+    folder: DataFolder
+    parts: tuple[object, ...]
+
+    def announce_ready(self) -> None:
+        """Let `jc up --detach`, and whoever else looks, know that it answers."""
+        self.folder.write(self.state)
+
+
+@contextmanager
+def start_mesh(
+    settings: Settings,
+    progress: Progress,
+    stop: threading.Event,
+    *,
+    engine: Callable[[PoolSettings, Settings], EngineSpec] | None = None,
+) -> Iterator[RunningMesh]:
+    """Start every part, yield when the mesh answers, and stop what was started, whatever happens.
+
+    ``engine`` says how a pool's replicas start their engine; without it, `vllm_engine`.
+
+    Raises:
+        StartFailed: a part could not start, or ``stop`` was set meanwhile; the message is that part's own reason.
+    """
+    folder = DataFolder(settings.mesh.data_dir)
+    folder.hold()
+    try:
+        _check_port(settings.mesh.host, settings.mesh.port)
+        with progress.step("Ray"):
+            session = start_ray(settings.mesh.name, os.environ)
+        try:
+            yield _Start(settings, progress, stop, folder, session, engine or vllm_engine).run()
+        finally:
+            with progress.step("stopped"):
+                stop_ray(session)
+    finally:
+        folder.release()
+
+
+def new_key(state: RunState, account: str, name: str) -> str:
+    """Make an API key on a running mesh; the ledger keeps only its hash."""
+    import ray
+
+    from receipts.ledger_actor import ledger_of
+
+    join_ray(state.ray_address, state.namespace)
+    try:
+        return str(ray.get(ledger_of(state.namespace).create_key.remote(account, name)))
+    finally:
+        ray.shutdown()
+
+
+class _Start:
+    """One start of a mesh, part by part."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        progress: Progress,
+        stop: threading.Event,
+        folder: DataFolder,
+        session: RaySession,
+        engine: Callable[[PoolSettings, Settings], EngineSpec],
+    ) -> None:
+        self._settings = settings
+        self._progress = progress
+        self._stop = stop
+        self._folder = folder
+        self._session = session
+        self._engine = engine
+        self._parts: list[object] = []
+
+    def run(self) -> RunningMesh:
+        """Start everything; the ingress answers when this returns."""
+        import ray
+
+        with self._progress.step("signers and ledger"):
+            ledger, group_key = self._start_receipts()
+        with self._progress.step("host meter"):
+            self._start_meters()
+        with self._progress.step("engine and ingress") as step:
+            self._deploy(ledger, group_key, step)
+        first_key = None
+        if not ray.get(ledger.has_keys.remote()):
+            first_key = ray.get(ledger.create_key.remote(_DEFAULT_ACCOUNT, "first"))
+        mesh = self._settings.mesh
+        return RunningMesh(
+            state=RunState(
+                pid=os.getpid(),
+                url=f"http://{mesh.host}:{mesh.port}",
+                ray_address=self._session.address,
+                namespace=self._session.namespace,
+                logs=str(self._session.logs),
+            ),
+            dashboard_url=self._session.dashboard_url,
+            first_key=first_key,
+            operator_key=ray.get(ledger.create_key.remote(_OPERATOR_ACCOUNT, "first request")),
+            folder=self._folder,
+            parts=tuple(self._parts),
+        )
+
+    def _start_receipts(self) -> tuple["ActorHandle[Any]", dict[str, Any]]:
+        """Five signers, spread over the nodes; the ledger, here; and what `/v1/keys/group` answers."""
+        import ray
+        from ray.exceptions import RayTaskError
+
+        from receipts.ledger_actor import LedgerSettings, signer_group, start_ledger
+        from receipts.signer_actors import SignerSettings, start_signers
+
+        data_dir, namespace = self._settings.mesh.data_dir, self._session.namespace
+        secret = self._share_secret()
+        signers = start_signers(
+            [
+                SignerSettings(
+                    identifier=identifier,
+                    folder=data_dir / "signers" / str(identifier),
+                    share_secret=secret,
+                    make_policy=partial(ReceiptRules, wall_clock_ns=time.time_ns),
+                )
+                for identifier in range(1, _SIGNERS + 1)
+            ],
+            [node["NodeID"] for node in ray.nodes() if node["Alive"]],
+        )
+        ledger = start_ledger(
+            LedgerSettings(
+                url=f"sqlite:///{data_dir / 'ledger.sqlite3'}",
+                connect_signers=signer_group(list(signers), namespace, data_dir / "group.json"),
+            ),
+            namespace=namespace,
+            node_id=ray.get_runtime_context().get_node_id(),
+        )
+        self._parts += [signers, ledger]
+        try:
+            record = cast("GroupRecord", ray.get(ledger.group_record.remote()))
+        except RayTaskError as failure:
+            raise StartFailed(f"the signers and the ledger did not start: {failure.cause}") from failure
+        return ledger, _group_key(record)
+
+    def _share_secret(self) -> ShareSecretSource:
+        if _SHARE_SECRET_VARIABLE in os.environ:
+            return ShareSecretSource(environment_variable=_SHARE_SECRET_VARIABLE)
+        path = self._settings.mesh.data_dir / "development-share-secret"
+        create_development_secret(path, secrets.token_bytes)
+        self._progress.say(f"development share secret beside the shares; set {_SHARE_SECRET_VARIABLE} to keep it apart")
+        return ShareSecretSource(file=path)
+
+    def _start_meters(self) -> None:
+        """One meter per physical host, however many Ray nodes it runs."""
+        import ray
+
+        from serve.meter_actor import boot_id, start_meter
+
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        hosts: dict[str, str] = {}
+        for node in nodes:
+            host = ray.get(_on_node(ray.remote(boot_id), node["NodeID"]).remote())
+            hosts.setdefault(host, node["NodeID"])
+        for host, node_id in hosts.items():
+            meter = start_meter(node_id, host, _meter_setup(self._settings, host), self._session.namespace)
+            ray.get(meter.run.remote())
+            self._parts.append(meter)
+            for note in ray.get(meter.notes.remote()):
+                self._progress.say(f"{note}")
+
+    def _deploy(self, ledger: "ActorHandle[Any]", group_key: dict[str, Any], step: Step) -> None:
+        """Deploy the pools and the ingress and wait until all answer.
+
+        Raises:
+            StartFailed: with the engine's own reason, or because the deadline passed.
+        """
+        import ray.serve as ray_serve
+
+        from serve.application import application
+
+        mesh = self._settings.mesh
+        ray_serve.start(http_options={"host": mesh.host, "port": mesh.port})
+        app = application(
+            [_deployment(pool, self._settings, self._engine) for pool in self._settings.pools],
+            build_door=partial(build_door, self._settings),
+            ledger=ledger,
+            group_key=group_key,
+            namespace=self._session.namespace,
+        )
+        began = time.monotonic()
+        ray_serve.run_many(
+            [ray_serve.RunTarget(target=app, name=mesh.name, route_prefix="/")],
+            wait_for_ingress_deployment_creation=False,
+            wait_for_applications_running=False,
+        )
+        while not self._is_running():
+            elapsed = time.monotonic() - began
+            step.note(f"{elapsed:.0f} s, usually under a minute")
+            if elapsed > self._settings.deadlines.engine_start_s:
+                raise StartFailed(
+                    f"the engine was not ready within {elapsed:.0f} s (deadlines.engine_start_s); "
+                    f"it last said: {last_reason_in(self._session.logs) or 'nothing'}"
+                )
+            if self._stop.wait(_POLL_S):
+                raise StartFailed("stopped while the engine started")
+
+    def _is_running(self) -> bool:
+        import ray.serve as ray_serve
+
+        status = ray_serve.status().applications[self._settings.mesh.name]
+        if status.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+            reason = last_reason_in(self._session.logs) or status.message.strip().splitlines()[-1]
+            raise StartFailed(f"the engine could not start: {reason}\n(logs: {self._session.logs})")
+        return status.status == "RUNNING"
+
+
+def _group_key(record: GroupRecord) -> dict[str, Any]:
+    return {
+        "object": "joule-mesh.group-key",
+        "key_id": record.key_id,
+        "public_key": record.public_key.hex(),
+        "signature_algo": "ed25519",
+        "threshold": record.statement.threshold,
+        "signers": len(record.statement.members),
+    }
+
+
+def _meter_setup(settings: Settings, host: str) -> HostMeterSetup:
+    """The journal lies in the data folder; the socket too, unless its path is too long for one."""
+    folder = settings.mesh.data_dir / "meter" / host
+    socket = folder / "steps.sock"
+    if len(str(socket).encode()) > _SOCKET_PATH_BYTES:
+        digest = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+        socket = Path(tempfile.gettempdir()) / f"joule-mesh-{os.getuid()}-{digest}" / "steps.sock"
+    return HostMeterSetup(journal=folder, socket=socket, watts_per_thread=settings.meter.watts_per_thread)
+
+
+def _on_node(function: Any, node_id: str) -> Any:  # noqa: ANN401 - Ray's remote functions have no type
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return function.options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False))
+
+
+def _deployment(
+    pool: PoolSettings, settings: Settings, engine: Callable[[PoolSettings, Settings], EngineSpec]
+) -> "PoolDeployment":
+    from serve.application import PoolDeployment
+
+    return PoolDeployment(
+        key=pool.key,
+        model=pool.model,
+        engine=engine(pool, settings),
+        replicas=pool.replicas,
+        cpus=pool.cpus_per_replica,
+        gpus=pool.gpus_per_replica,
+        max_ongoing_requests=pool.max_ongoing_requests,
+        environment=settings.model(pool.model).environment,
+        stop_within_s=settings.deadlines.stop_s,
+    )
+
+
+def _check_port(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as taken:
+            raise StartFailed(
+                f"port {port} on {host} is not free ({taken.strerror}); choose another with --port or JC_PORT"
+            ) from taken
+
+
+def weights_source(settings: WeightsSettings) -> WeightsSource:
+    """The settings' weights as a value."""
+    if settings.package is not None and settings.file is not None:
+        return PackagedWeights(distribution=settings.package, file=settings.file)
+    if settings.hub is not None:
+        return HubWeights(model_id=settings.hub, revision=settings.revision)
+    assert settings.path is not None, "settings were validated"
+    return LocalWeights(folder=settings.path.expanduser().absolute())
+
+
+def vllm_engine(pool: PoolSettings, settings: Settings) -> EngineSpec:
+    """How a replica of this pool starts its engine."""
+    model = settings.model(pool.model)
+    return VllmSpec(
+        model_name=model.name,
+        weights=weights_source(model.weights),
+        cache_dir=settings.mesh.cache_dir,
+        context_tokens=model.context_tokens,
+        arguments=model.engine_arguments,
+        threads=pool.threads_per_replica,
+    )
+
+
+def build_door(settings: Settings, dispatch: Dispatch) -> Door:
+    """The door of this mesh; called inside each ingress replica."""
+    return Door(
+        pools={pool.key: _pool(pool, settings) for pool in settings.pools},
+        dispatch=dispatch,
+        carbon=YearlyMeansFeed(),
+        price=Price(usd_per_kwh=settings.price.usd_per_kwh, version=settings.price.version),
+        rates=ExchangeRates(usd_per_kgco2=settings.placement.usd_per_kgco2),
+        deadlines=Deadlines(
+            first_item_s=settings.deadlines.first_token_s, between_items_s=settings.deadlines.between_tokens_s
+        ),
+        random_bytes=secrets.token_bytes,
+    )
+
+
+def _pool(pool: PoolSettings, settings: Settings) -> Pool:
+    model = settings.model(pool.model)
+    return Pool(
+        key=pool.key,
+        model=model.name,
+        model_revision=weights_source(model.weights).revision,
+        site=settings.site(pool.site).site(),
+        capable_up_to=model.capable_up_to,
+        context_tokens=model.context_tokens,
+        features=model.features,
+        prior_microjoules_per_token=model.prior_joules_per_token * 1e6,
+    )

@@ -1,0 +1,280 @@
+"""The `jc` command: start and stop a mesh, talk to it, and verify receipts without one."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from functools import update_wrapper
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+
+from mesh.client import MeshClient
+from mesh.errors import MeshError, NotRunning
+from mesh.progress import Progress
+from mesh.run_state import DataFolder
+from mesh.settings import Settings, load_settings
+from receipts.errors import ReceiptsError
+from receipts.verify import public_key_from_hex, verify_paths
+
+_STOP_DEADLINE_S = 90.0
+_CANNOT_RUN = 2
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class _Group(click.Group):
+    """Turns this project's errors into one line and exit code 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
+        try:
+            return super().invoke(ctx)
+        except (MeshError, ReceiptsError) as error:
+            click.echo(f"jc: {error}", err=True)
+            sys.exit(_CANNOT_RUN)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="joule-mesh", prog_name="jc")
+def main() -> None:
+    """Joule Mesh: inference billed in joules, with a signed receipt for every request."""
+
+
+def _with_settings(command: _Command) -> _Command:
+    """Options that say which mesh is meant; the command gets ``settings``."""
+
+    @click.option("--config", type=click.Path(path_type=Path), envvar="JC_CONFIG", help="Settings; else ./mesh.yaml.")
+    @click.option("--port", type=click.IntRange(1, 65535), envvar="JC_PORT", help="The ingress's port.")
+    @click.option("--data-dir", type=click.Path(path_type=Path), envvar="JC_DATA_DIR", help="Where it keeps its data.")
+    def wrapped(config: Path | None, port: int | None, data_dir: Path | None, **arguments: object) -> object:
+        return command(settings=load_settings(config, port=port, data_dir=data_dir), **arguments)
+
+    return update_wrapper(wrapped, command)  # type: ignore[return-value]
+
+
+def _with_client(command: _Command) -> _Command:
+    """Options that say which mesh to ask and as whom; the command gets ``client``."""
+
+    @click.option("--url", envvar="JC_URL", default="http://127.0.0.1:8000", show_default=True, help="The mesh.")
+    @click.option("--api-key", envvar="JC_API_KEY", help="Your key; better given in JC_API_KEY than typed.")
+    def wrapped(url: str, api_key: str | None, **arguments: object) -> object:
+        return command(client=MeshClient(url, api_key), **arguments)
+
+    return update_wrapper(wrapped, command)  # type: ignore[return-value]
+
+
+@main.command()
+@_with_settings
+@click.option("--detach", is_flag=True, help="Return once it answers; stop it with `jc down`.")
+@click.option("--serve-log", type=click.Path(path_type=Path), hidden=True)
+def up(settings: Settings, *, detach: bool, serve_log: Path | None) -> None:
+    """Start the mesh, send one request, and serve until Ctrl-C."""
+    if detach:
+        _start_detached(settings)
+        return
+    _run(settings, serve_log=serve_log, stay=True)
+
+
+@main.command()
+@_with_settings
+def demo(settings: Settings) -> None:
+    """Start the mesh, send one request, show its receipt, and stop."""
+    _run(settings, serve_log=None, stay=False)
+
+
+def _run(settings: Settings, *, serve_log: Path | None, stay: bool) -> None:
+    from mesh.app import start_mesh
+    from mesh.first_request import show_first_request
+
+    console = Console(soft_wrap=True, highlight=False)
+    stop = _stop_on_signal()
+    with start_mesh(settings, Progress(console), stop) as running:
+        show_first_request(running.state.url, running.operator_key, console)
+        if running.first_key is not None:
+            console.print(f"\nYour API key, shown this once: [bold]{running.first_key}[/bold]")
+        if stay:
+            running.announce_ready()
+            console.print(f"\nServing on {running.state.url} until Ctrl-C.")
+            if running.dashboard_url is not None:
+                console.print(f"Ray's dashboard: {running.dashboard_url}   Logs: {running.state.logs}")
+            _continue_into(serve_log)
+            stop.wait()
+
+
+def _stop_on_signal() -> threading.Event:
+    """Set by the first Ctrl-C or SIGTERM; a start under way ends at its next step. A second one is not waited for."""
+    stop = threading.Event()
+
+    def ask(signum: int, _frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        signal.signal(signum, ask)
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, ask)
+    return stop
+
+
+def _continue_into(log: Path | None) -> None:
+    """From here on write to ``log``: the terminal that detached us stops listening."""
+    if log is None:
+        return
+    sys.stdout.flush()
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+
+
+def _start_detached(settings: Settings) -> None:
+    """Run `jc up` in a session of its own and pass on what it says until it serves.
+
+    What it says holds the first API key, so it comes through a pipe and never touches a file.
+    """
+    log = settings.mesh.data_dir / "mesh.log"
+    log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    again = [sys.executable, "-m", "mesh.command", *[each for each in sys.argv[1:] if each != "--detach"]]
+    with subprocess.Popen(
+        [*again, "--serve-log", str(log)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
+    ) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            sys.stdout.buffer.write(line)
+            sys.stdout.flush()
+        try:
+            state = DataFolder(settings.mesh.data_dir).running()
+        except NotRunning:
+            sys.exit(child.wait() or _CANNOT_RUN)
+        child.returncode = 0  # it lives on; Popen must not wait for it
+    click.echo(f"detached: process {state.pid}; stop it with `jc down`")
+
+
+@main.command()
+@_with_settings
+def down(settings: Settings) -> None:
+    """Stop the mesh that runs on the data folder, and everything it started."""
+    state = DataFolder(settings.mesh.data_dir).stop(_STOP_DEADLINE_S)
+    click.echo(f"stopped {state.url} (process {state.pid})")
+
+
+@main.command()
+@_with_client
+@click.argument("prompt")
+@click.option("--model", default="auto", show_default=True)
+@click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True)
+@click.option("--system", help="A system message before the prompt.")
+def chat(client: MeshClient, prompt: str, model: str, max_tokens: int, system: str | None) -> None:
+    """Ask one question and watch the answer come, with its joules."""
+    import openai
+
+    messages: list[Any] = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": prompt})
+    energy: dict[str, Any] = {}
+    try:
+        stream = client.openai().chat.completions.create(
+            model=model, messages=messages, max_tokens=max_tokens, stream=True
+        )
+        for chunk in stream:
+            if chunk.choices:
+                click.echo(chunk.choices[0].delta.content or "", nl=False)
+            energy = (chunk.model_extra or {}).get("energy") or energy
+    except openai.OpenAIError as error:
+        raise MeshError(_openai_message(error)) from error
+    click.echo()
+    if energy:
+        click.echo(f"\n{_energy_line(energy)}  receipt {energy['receipt_id']}", err=True)
+
+
+def _openai_message(error: Exception) -> str:
+    import openai
+
+    if isinstance(error, openai.APIStatusError) and isinstance(error.body, dict) and "message" in error.body:
+        return str(error.body["message"])
+    if isinstance(error, openai.APIConnectionError):
+        return "no mesh answers there; start one with `jc up`, or say where it is with --url"
+    return f"{error} (set JC_API_KEY to the key that `jc up` showed, or make one with `jc keys new`)"
+
+
+def _energy_line(energy: dict[str, Any]) -> str:
+    if energy["joules"] is None:
+        return "energy unavailable, not billed;"
+    return f"{energy['joules']:g} J ({energy['method']}, {energy['confidence']});"
+
+
+@main.command()
+@_with_client
+def models(client: MeshClient) -> None:
+    """List the models that can be asked for."""
+    for name in client.models():
+        click.echo(name)
+
+
+@main.command()
+@_with_client
+@click.argument("receipt_id")
+def receipt(client: MeshClient, receipt_id: str) -> None:
+    """Print one receipt as it was signed; `jc verify` takes it."""
+    click.echo(client.receipt(receipt_id).decode())
+
+
+@main.command()
+@_with_client
+@click.option("-o", "--output", type=click.Path(path_type=Path), default="signer_pubkey.hex", show_default=True)
+def key(client: MeshClient, output: Path) -> None:
+    """Write the signer group's public key, which receipts verify under."""
+    group = client.group_key()
+    output.write_text(group["public_key"] + "\n")
+    click.echo(f"wrote {output}: group key {group['key_id']} ({group['threshold']} of {group['signers']} signers)")
+
+
+@main.group()
+def keys() -> None:
+    """API keys."""
+
+
+@keys.command("new")
+@_with_settings
+@click.option("--account", default="default", show_default=True)
+@click.option("--name", default="", help="What the key is for.")
+def keys_new(settings: Settings, account: str, name: str) -> None:
+    """Make an API key on the mesh that runs here; it is shown once."""
+    from mesh.app import new_key
+
+    state = DataFolder(settings.mesh.data_dir).running()
+    click.echo(new_key(state, account, name))
+
+
+@main.command()
+@click.option(
+    "--key",
+    "key_file",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="File with the group's public key as 64 hex digits (`jc key` writes it).",
+)
+@click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True)
+def verify(key_file: Path, files: tuple[Path, ...]) -> None:
+    """Check receipts: signature, canonical form, arithmetic, chain. Works offline.
+
+    FILES are receipts, newline-delimited JSON, or an export tar. Exit code 1 when any receipt failed, 2 when
+    the check could not run.
+    """
+    report = verify_paths(files, _read_public_key(key_file))
+    for finding in report:
+        click.echo(finding)
+    click.echo(report.summary)
+    sys.exit(1 if report.failed else 0)
+
+
+def _read_public_key(path: Path) -> bytes:
+    try:
+        return public_key_from_hex(path.read_text())
+    except (OSError, UnicodeDecodeError) as unreadable:
+        raise MeshError(f"cannot read the key file {path}: {unreadable}") from unreadable
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""What a user of `jc` can get wrong or meet.
+
+MeshError
+├── BadSettings      mesh.yaml is malformed; the message names the file and the place
+├── StartFailed      the mesh could not start; the message is the reason of what failed
+└── NotRunning       a command needs a running mesh and finds none
+"""
+
+
+class MeshError(Exception):
+    """Root of this room's errors; the command prints the message and exits 2."""
+
+
+class BadSettings(MeshError):
+    """The settings file is missing, malformed or contradicts itself."""
+
+
+class StartFailed(MeshError):
+    """A part of the mesh could not start."""
+
+
+class NotRunning(MeshError):
+    """No running mesh was found where one is needed."""

@@ -1,0 +1,198 @@
+"""`mesh.yaml`: parsed strictly, every fault named with its place."""
+
+import importlib.resources
+from pathlib import Path
+from typing import Annotated, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from clusters.sites import Site
+from mesh.errors import BadSettings
+from placement.tiers import Tier
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class MeshSettings(_Strict):
+    """Where this mesh listens and keeps its data; two meshes on one machine differ in port and data folder."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    host: str
+    port: Port
+    data_dir: Path
+    cache_dir: Path
+
+
+class PriceSettings(_Strict):
+    """USD per kWh at the silicon, markup included, and the name of this price on receipts."""
+
+    usd_per_kwh: Annotated[float, Field(ge=0)]
+    version: str
+
+
+class PlacementSettings(_Strict):
+    """Exchange rates of the ranking."""
+
+    usd_per_kgco2: Annotated[float, Field(ge=0)]
+
+
+class SiteSettings(_Strict):
+    """One operator in one region; null is "not published"."""
+
+    operator: str
+    legal_entity: str | None
+    region: str
+    country: Annotated[str, Field(pattern=r"^[A-Z]{2}$")] | None
+    grid_zone: str
+    dc_pue: Annotated[float, Field(ge=1)]
+    dc_ref_renewable_share: Annotated[float, Field(ge=0, le=1)] | None
+
+    @property
+    def key(self) -> str:
+        """How a pool names this site."""
+        return f"{self.operator}/{self.region}"
+
+    def site(self) -> Site:
+        """The site as a domain value."""
+        return Site(**self.model_dump())
+
+
+class WeightsSettings(_Strict):
+    """Exactly one of package + file, hub (+ revision), or path."""
+
+    package: str | None = None
+    file: str | None = None
+    hub: str | None = None
+    revision: str | None = None
+    path: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = [name for name in ("package", "hub", "path") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("name the weights by exactly one of package, hub or path")
+        if (self.package is None) != (self.file is None):
+            raise ValueError("package and file go together")
+        if self.revision is not None and self.hub is None:
+            raise ValueError("revision goes with hub")
+        return self
+
+
+class ModelSettings(_Strict):
+    """A model, its weights, and what it is declared to be capable of."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    weights: WeightsSettings
+    context_tokens: Annotated[int, Field(ge=16)]
+    capable_up_to: Tier
+    capability_rests_on: str
+    features: frozenset[str]
+    prior_joules_per_token: Positive
+    engine_arguments: dict[str, str | int | float | bool | None]
+    environment: dict[str, str]
+
+
+class PoolSettings(_Strict):
+    """One model on one site's silicon."""
+
+    model: str
+    site: str
+    replicas: Annotated[int, Field(ge=1)]
+    cpus_per_replica: Annotated[float, Field(ge=0)]
+    threads_per_replica: Annotated[int, Field(ge=1)] | None
+    gpus_per_replica: Annotated[float, Field(ge=0)]
+    max_ongoing_requests: Annotated[int, Field(ge=1)]
+
+    @property
+    def key(self) -> str:
+        """The pool's name in plans, receipts and Serve: ``model@operator/region``."""
+        return f"{self.model}@{self.site}"
+
+
+class MeterSettings(_Strict):
+    """Overrides for the host meters; null takes the silicon catalogue's published figure."""
+
+    watts_per_thread: Positive | None
+
+
+class DeadlineSettings(_Strict):
+    """How long each part may take before the mesh gives up on it, in seconds."""
+
+    engine_start_s: Positive
+    first_token_s: Positive
+    between_tokens_s: Positive
+    stop_s: Positive
+
+
+class Settings(_Strict):
+    """The whole of mesh.yaml."""
+
+    mesh: MeshSettings
+    price: PriceSettings
+    placement: PlacementSettings
+    sites: Annotated[tuple[SiteSettings, ...], Field(min_length=1)]
+    models: Annotated[tuple[ModelSettings, ...], Field(min_length=1)]
+    pools: Annotated[tuple[PoolSettings, ...], Field(min_length=1)]
+    meter: MeterSettings
+    deadlines: DeadlineSettings
+
+    @model_validator(mode="after")
+    def _names_resolve(self) -> Self:
+        _unique("site", [site.key for site in self.sites])
+        _unique("model", [model.name for model in self.models])
+        _unique("pool", [pool.key for pool in self.pools])
+        for pool in self.pools:
+            if pool.model not in {model.name for model in self.models}:
+                raise ValueError(f"pool {pool.key}: there is no model {pool.model!r}")
+            if pool.site not in {site.key for site in self.sites}:
+                raise ValueError(f"pool {pool.key}: there is no site {pool.site!r} (a site is operator/region)")
+        return self
+
+    def site(self, key: str) -> SiteSettings:
+        """The site that a pool names."""
+        return next(site for site in self.sites if site.key == key)
+
+    def model(self, name: str) -> ModelSettings:
+        """The model that a pool names."""
+        return next(model for model in self.models if model.name == name)
+
+
+def _unique(what: str, names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{what} {name!r} is defined twice")
+
+
+def load_settings(path: Path | None, *, port: int | None, data_dir: Path | None) -> Settings:
+    """Read ``path``, or ``mesh.yaml`` in the current folder, or the built-in `clusters/local.yaml`.
+
+    ``port`` and ``data_dir`` override the file.
+
+    Raises:
+        BadSettings: names the file and every faulty place.
+    """
+    if path is None and Path("mesh.yaml").is_file():
+        path = Path("mesh.yaml")
+    name = "the built-in settings" if path is None else str(path)
+    try:
+        text = path.read_text() if path else importlib.resources.files("clusters").joinpath("local.yaml").read_text()
+        document = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as unreadable:
+        raise BadSettings(f"cannot read {name}: {unreadable}") from unreadable
+    try:
+        settings = Settings.model_validate(document)
+    except ValidationError as wrong:
+        faults = [f"  {'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}" for fault in wrong.errors()]
+        raise BadSettings("\n".join([f"{name} is not valid:", *faults])) from wrong
+    overrides = {
+        "port": port if port is not None else settings.mesh.port,
+        "data_dir": (data_dir or settings.mesh.data_dir).expanduser().absolute(),
+        "cache_dir": settings.mesh.cache_dir.expanduser().absolute(),
+    }
+    return settings.model_copy(update={"mesh": settings.mesh.model_copy(update=overrides)})

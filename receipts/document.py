@@ -1,0 +1,360 @@
+"""The receipt, version 1, and the account head: what their JSON may hold, and which bytes are signed.
+
+`receipts/README.md` explains every field to an auditor. The models are strict: no member more, none less, no
+conversion of types. Whether the figures agree with each other is for `receipts.arithmetic`.
+"""
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from receipts.canonical import JsonValue, canonical_bytes, parse_strict
+from receipts.errors import InvalidDocument
+
+RECEIPT_TYP: Final = "joule-mesh.receipt/v1"
+HEAD_TYP: Final = "joule-mesh.account-head/v1"
+_MAX_INTEGER: Final = 2**63 - 1
+# Under 2^33 J, doubles lie closer together than one microjoule: each whole number of microjoules has a double of
+# its own. 2^33 J are 2.4 MWh; no request comes near.
+_MAX_JOULES: Final = 2**33
+_NO_CONTROLS: Final = r"^[^\x00-\x1f\x7f]+$"
+_METHODS: Final = "nvml-total-energy|nvml-power-integrated|rapl|ioreport|util-tdp"
+
+Text = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=_NO_CONTROLS)]
+ReceiptId = Annotated[str, StringConstraints(pattern=r"^rcpt_[0-9a-f]{32}$")]
+AccountName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,127}$")]
+CustomerTag = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_NO_CONTROLS)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+KeyId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+Signature = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
+CountryCode = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")]
+TierName = Annotated[str, StringConstraints(pattern=r"^L[0-3]$")]
+EnergyMethod = Annotated[str, StringConstraints(pattern=rf"^({_METHODS})(\+({_METHODS}))*$")]
+Confidence = Literal["measured-direct", "measured-apportioned", "estimated", "derived", "unavailable"]
+
+Count = Annotated[int, Field(ge=0, le=_MAX_INTEGER)]
+Seq = Annotated[int, Field(ge=1, le=_MAX_INTEGER)]
+Joules = Annotated[float, Field(ge=0, lt=_MAX_JOULES)]
+Figure = Annotated[float, Field(ge=0, lt=1e15)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Pue = Annotated[float, Field(ge=1, le=100)]
+# JSON has arrays, a frozen model has tuples: the one conversion that is let through.
+json_array: Final = partial(Field, strict=False)
+
+
+class StrictModel(BaseModel):
+    """A value as JSON has it: no member more, none less, no conversion, never changed."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _either(section: BaseModel, value: str, reason: str) -> None:
+    """One of the two is null: a value is known, or the reason is given why it is not."""
+    if (getattr(section, value) is None) == (getattr(section, reason) is None):
+        raise ValueError(f"{value} is null exactly when {reason} says why")
+
+
+class Tokens(StrictModel):
+    """Tokens of the prompt, those of it that came from the prefix cache, and of the answer."""
+
+    input: Count
+    cached: Count
+    output: Count
+
+    @model_validator(mode="after")
+    def _cached_are_input(self) -> Self:
+        if self.cached > self.input:
+            raise ValueError("more cached tokens than input tokens")
+        return self
+
+
+class Workload(StrictModel):
+    """What ran, and for whom."""
+
+    id: Text
+    kind: Text
+    model: Text
+    model_revision: Text | None
+    tokens: Tokens
+    customer_tag: CustomerTag | None
+    account: AccountName
+
+
+class Silicon(StrictModel):
+    """Which chip served it, as the meter detected it."""
+
+    vendor: Text
+    model: Text
+    operator: Text
+    region: Text
+    node: Text
+    device_ids: Annotated[tuple[Text, ...], json_array(max_length=256)]
+    simulated: bool
+
+
+class FailedAttempt(StrictModel):
+    """An earlier attempt at the request; its joules are the mesh's own cost and on no bill. Null: not known."""
+
+    pool: Text
+    outcome: Text
+    joules: Joules | None
+
+
+class Execution(StrictModel):
+    """When it ran, by the wall clock; the length is from the monotonic clock."""
+
+    start_unix_ns: Count
+    end_unix_ns: Count
+    duration_ms: Count
+    retries: Count
+    attempts: Annotated[tuple[FailedAttempt, ...], json_array(max_length=64)]
+
+    @model_validator(mode="after")
+    def _attempts_are_retries(self) -> Self:
+        if self.retries != len(self.attempts):
+            raise ValueError("retries is not the number of failed attempts")
+        if self.end_unix_ns < self.start_unix_ns:
+            raise ValueError("it ended before it began")
+        return self
+
+
+class Errors(StrictModel):
+    """How far the energy figure can be off, by cause, in percent."""
+
+    conservation_percent: Figure
+    counter_percent: Figure | None
+    allocation_percent: Figure | None
+    allocation_reason: Text | None
+
+    @model_validator(mode="after")
+    def _null_has_a_reason(self) -> Self:
+        _either(self, "allocation_percent", "allocation_reason")
+        return self
+
+
+class Energy(StrictModel):
+    """IT energy at the silicon, and how it is known."""
+
+    _FIGURES: ClassVar = ("active_joules", "floor_joules", "estimated_joules", "method")
+
+    total_joules: Joules | None
+    active_joules: Joules | None
+    floor_joules: Joules | None
+    estimated_joules: Joules | None
+    unavailable_reason: Text | None
+    peak_watts: Figure | None
+    method: EnergyMethod | None
+    method_confidence: Confidence
+    scope: Annotated[tuple[Text, ...], json_array(max_length=64)]
+    counter_period_ms: Figure | None
+    mean_batch: Figure | None
+    errors: Errors
+
+    @model_validator(mode="after")
+    def _null_has_a_reason(self) -> Self:
+        _either(self, "total_joules", "unavailable_reason")
+        unavailable = self.total_joules is None
+        for name in self._FIGURES:
+            if (getattr(self, name) is None) != unavailable:
+                raise ValueError(f"{name} is null exactly when total_joules is")
+        if (self.method_confidence == "unavailable") != unavailable:
+            raise ValueError("method_confidence is unavailable exactly when total_joules is null")
+        return self
+
+
+class Carbon(StrictModel):
+    """CO2-equivalent by the grid's average intensity where and when the request ran, location-based."""
+
+    gco2eq_total: Figure | None
+    grid_intensity_gco2_per_kwh: Figure
+    zone: Text
+    source: Text
+    as_of: Text
+    is_estimated: bool
+    facility_joules: Joules | None
+
+
+class Operator(StrictModel):
+    """Who runs the data centre, and what they publish about it."""
+
+    legal_entity: Text | None
+    country: CountryCode | None
+    dc_pue: Pue
+    dc_ref_renewable_share: Share | None
+    hardware_attestation: Text | None
+    hardware_attestation_reason: Text | None
+
+    @model_validator(mode="after")
+    def _null_has_a_reason(self) -> Self:
+        _either(self, "hardware_attestation", "hardware_attestation_reason")
+        return self
+
+
+class Price(StrictModel):
+    """What the account was charged, in millionths of a millionth of a US dollar."""
+
+    usd_picos: Count
+    usd_per_kwh: Figure
+    version: Text
+
+
+class Chain(StrictModel):
+    """The receipt's place in its account's chain."""
+
+    seq: Seq
+    prev_sha256: Sha256 | None
+
+    @model_validator(mode="after")
+    def _only_the_first_has_no_predecessor(self) -> Self:
+        if (self.prev_sha256 is None) != (self.seq == 1):
+            raise ValueError("prev_sha256 is null exactly when seq is 1")
+        return self
+
+
+class Verification(StrictModel):
+    """The group's signature; null while it is pending, and the only member outside the signed bytes."""
+
+    signature_algo: Literal["ed25519"]
+    key_id: KeyId
+    tier: TierName
+    signature: Signature | None
+
+
+class Receipt(StrictModel):
+    """One request's receipt."""
+
+    typ: Literal["joule-mesh.receipt/v1"]
+    receipt_id: ReceiptId
+    workload: Workload
+    silicon: Silicon
+    execution: Execution
+    energy: Energy
+    carbon: Carbon
+    operator: Operator
+    price: Price
+    chain: Chain
+    verification: Verification
+
+    @model_validator(mode="after")
+    def _no_carbon_without_energy(self) -> Self:
+        unavailable = self.energy.total_joules is None
+        for name in ("gco2eq_total", "facility_joules"):
+            if (getattr(self.carbon, name) is None) != unavailable:
+                raise ValueError(f"carbon.{name} is null exactly when energy.total_joules is")
+        return self
+
+
+class AccountHead(StrictModel):
+    """The group's word on how far an account's chain reached, so that dropping receipts at its ends shows.
+
+    It covers the receipts ``first_seq`` to ``last_seq``; the hashes are of those receipts' signed bytes.
+    """
+
+    typ: Literal["joule-mesh.account-head/v1"]
+    account: AccountName
+    first_seq: Seq
+    last_seq: Seq
+    first_sha256: Sha256
+    last_sha256: Sha256
+    key_id: KeyId
+    signature: Signature | None
+
+    @model_validator(mode="after")
+    def _first_comes_first(self) -> Self:
+        if self.first_seq > self.last_seq:
+            raise ValueError("first_seq is after last_seq")
+        return self
+
+
+_MODELS: Final[Mapping[object, type[Receipt] | type[AccountHead]]] = {RECEIPT_TYP: Receipt, HEAD_TYP: AccountHead}
+
+
+def document_from(value: JsonValue) -> Receipt | AccountHead:
+    """The document that a parsed JSON value holds, by its ``typ``.
+
+    Raises:
+        InvalidDocument: an unknown ``typ``, or the first member that is missing, unknown or wrong.
+    """
+    if not isinstance(value, dict):
+        raise InvalidDocument("not a JSON object")
+    typ = value.get("typ")
+    model = _MODELS.get(typ) if isinstance(typ, str) else None
+    if model is None:
+        raise InvalidDocument(f"unknown typ {str(typ)[:64]!r}; known are {', '.join(map(str, _MODELS))}")
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise InvalidDocument(first_fault(error)) from error
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first of a validation's faults as ``place: what is wrong``; the faulty value is not quoted."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part)[:64] for part in fault["loc"])
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
+
+
+def signed_bytes(document: Receipt | AccountHead) -> bytes:
+    """The canonical bytes of the document without its ``signature``: what the group signs and the chain hashes."""
+    value = document.model_dump()
+    _holder_of_signature(value).pop("signature")
+    return canonical_bytes(value)
+
+
+def cut_signature(canonical: bytes, signature: str) -> bytes:
+    """The signed bytes of a document whose canonical bytes and signature are at hand; saves writing it twice.
+
+    Only the member itself can match: inside a string its quotes would stand behind backslashes.
+    """
+    before, found, after = canonical.partition(f'"signature":"{signature}",'.encode())
+    assert found, "the signature is not a member of these bytes"
+    return before + after
+
+
+def with_signature(signed: bytes, signature: bytes | None) -> bytes:
+    """The canonical bytes of the whole document: signed bytes and signature, or null while that is pending."""
+    value = parse_strict(signed)
+    assert isinstance(value, dict), "signed bytes are an object's"
+    _holder_of_signature(value)["signature"] = None if signature is None else signature.hex()
+    return canonical_bytes(value)
+
+
+def receipt_from_signed_bytes(signed: bytes) -> Receipt:
+    """The receipt that is to be signed, its signature null.
+
+    Raises:
+        InvalidDocument: not exactly the signed bytes of a receipt.
+    """
+    value = parse_strict(signed)
+    if not isinstance(value, dict) or not isinstance(value.get("verification"), dict):
+        raise InvalidDocument("not the signed bytes of a receipt")
+    holder = _holder_of_signature(value)
+    if "signature" in holder:
+        raise InvalidDocument("the signature is not part of the signed bytes")
+    if canonical_bytes(value) != signed:
+        raise InvalidDocument("not in canonical form")
+    holder["signature"] = None
+    document = document_from(value)
+    if not isinstance(document, Receipt):
+        raise InvalidDocument("not a receipt")
+    return document
+
+
+def _holder_of_signature(value: dict[str, Any]) -> dict[str, Any]:
+    """The object that has the member ``signature``: a receipt's is in a section, a head's at the top."""
+    holder: dict[str, Any] = value.get("verification", value)
+    return holder
+
+
+def receipt_json_schema() -> str:
+    """The JSON Schema of a receipt, as it stands in ``receipt.schema.json``.
+
+    It says what single members may hold; rules between members (null with a reason, retries) it cannot.
+    """
+    schema = Receipt.model_json_schema()
+    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": "urn:joule-mesh:receipt:v1"}
+    return json.dumps({**dialect, **schema}, indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,159 @@
+"""The ledger for many tasks at once: one thread writes, and concurrent settlements share its commits."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final, Self, TypeVar
+
+from metering.settlement import Settlement
+from receipts.errors import SettlementRefused
+from receipts.ledger import Ledger
+from receipts.stored_receipt import StoredReceipt
+
+MAX_COMMIT: Final = 64
+"""Settlements in one commit. Past this, rows cost as much as the sync to disk that they share."""
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(slots=True)
+class _Queued:
+    settlement: Settlement
+    stored: "asyncio.Future[StoredReceipt | None]"
+
+
+@dataclass(slots=True)
+class _Arrival:
+    """A signature that tasks wait for."""
+
+    event: asyncio.Event = field(default_factory=asyncio.Event)
+    waiting: int = 0
+
+
+class LedgerWriter:
+    """Owns a `Ledger` and the one thread that calls it; belongs to one event loop.
+
+    No settlement waits for company: a commit takes what queued up while the one before was on its way to the disk.
+    """
+
+    def __init__(self, thread: ThreadPoolExecutor, ledger: Ledger) -> None:
+        self._thread = thread
+        self._ledger = ledger
+        self._queue: deque[_Queued] = deque()
+        self._committing: asyncio.Task[None] | None = None
+        self._arrivals: dict[str, _Arrival] = {}
+        self._stored = asyncio.Event()
+
+    @classmethod
+    async def open(cls, open_ledger: Callable[[], Ledger]) -> Self:
+        """Open the ledger in the thread that will write; raises what ``open_ledger`` does."""
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger-writer")
+        try:
+            ledger = await asyncio.get_running_loop().run_in_executor(thread, open_ledger)
+        except BaseException:
+            thread.shutdown(wait=False)
+            raise
+        return cls(thread, ledger)
+
+    async def call(self, work: Callable[[Ledger], _Result]) -> _Result:
+        """Do ``work`` in the writer's thread, after what it is doing now; raises what ``work`` does."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, self._ledger)
+
+    async def settle(self, settlement: Settlement) -> StoredReceipt | None:
+        """As `Ledger.settle` for one settlement; durable when it returns. A caller that gives up changes nothing.
+
+        Raises:
+            SettlementRefused: this settlement cannot be stored; those in the same commit are not affected.
+            LedgerError: the commit failed; nothing of it was stored.
+        """
+        loop = asyncio.get_running_loop()
+        queued = _Queued(settlement, loop.create_future())
+        self._queue.append(queued)
+        if self._committing is None:
+            self._committing = loop.create_task(self._commit_all())
+        return await queued.stored
+
+    async def receipt(
+        self, receipt_id: str, account: str, *, wait_for_signature_s: float = 0.0
+    ) -> StoredReceipt | None:
+        """As `Ledger.receipt`; while the receipt is unsigned, wait at most so long for its signature."""
+        with self._arrival(receipt_id) as signed:
+            stored = await self.call(lambda ledger: ledger.receipt(receipt_id, account))
+            if stored is None or stored.signature is not None or wait_for_signature_s <= 0:
+                return stored
+            try:
+                async with asyncio.timeout(wait_for_signature_s):
+                    await signed.wait()
+            except TimeoutError:
+                return stored
+            return await self.call(lambda ledger: ledger.receipt(receipt_id, account))
+
+    async def attach_signatures(self, signatures: Mapping[str, bytes]) -> None:
+        """As `Ledger.attach_signatures`; wakes those who wait for one of them."""
+        await self.call(lambda ledger: ledger.attach_signatures(signatures))
+        for receipt_id in signatures:
+            if receipt_id in self._arrivals:
+                self._arrivals[receipt_id].event.set()
+
+    async def new_receipts(self, wait_s: float | None) -> None:
+        """Return once receipts were stored since the last call, or after ``wait_s``. For one task at a time."""
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._stored.wait()
+        except TimeoutError:
+            return
+        self._stored.clear()
+
+    async def close(self) -> None:
+        """Commit what is queued, then close the ledger."""
+        if self._committing is not None:
+            await self._committing
+        await self.call(Ledger.close)
+        self._thread.shutdown(wait=False)
+
+    @contextmanager
+    def _arrival(self, receipt_id: str) -> Iterator[asyncio.Event]:
+        """Listen for a signature from before the receipt is read, so that none slips between."""
+        arrival = self._arrivals.setdefault(receipt_id, _Arrival())
+        arrival.waiting += 1
+        try:
+            yield arrival.event
+        finally:
+            arrival.waiting -= 1
+            if not arrival.waiting:
+                del self._arrivals[receipt_id]
+
+    async def _commit_all(self) -> None:
+        while self._queue:
+            await self._commit([self._queue.popleft() for _ in range(min(len(self._queue), MAX_COMMIT))])
+        self._committing = None
+
+    async def _commit(self, batch: list[_Queued]) -> None:
+        """Give each its outcome; a settlement that is refused leaves the batch, and the rest is tried again."""
+        while batch:
+            settlements = [each.settlement for each in batch]
+            try:
+                outcomes = await self.call(lambda ledger, taken=settlements: ledger.settle(taken))  # type: ignore[misc]
+            except SettlementRefused as refused:
+                culprits = [each for each in batch if each.settlement.request_id == refused.request_id]
+                assert culprits, "a settlement was refused that was not offered"
+                _fail(culprits, refused)
+                batch = [each for each in batch if each not in culprits]
+            except Exception as error:  # noqa: BLE001 - each caller gets it raised
+                _fail(batch, error)
+                return
+            else:
+                self._stored.set()
+                for each, stored in zip(batch, outcomes, strict=True):
+                    if not each.stored.done():
+                        each.stored.set_result(stored)
+                return
+
+
+def _fail(batch: list[_Queued], error: Exception) -> None:
+    for each in batch:
+        if not each.stored.done():
+            each.stored.set_exception(error)

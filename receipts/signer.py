@@ -1,0 +1,328 @@
+"""One of the five signers: it holds a share of the group's key and decides by itself what to sign.
+
+No Ray, no asyncio, no threads: one caller at a time. Secrets never leave it; what it returns is public,
+sealed for another signer, or a signature share.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from receipts.ed25519 import verify_signature
+from receipts.errors import ReceiptsError
+from receipts.frost import round_one, round_two
+from receipts.frost.ciphersuite import RandomBytes, Scalar, decode_element, decode_scalar, scale_base
+from receipts.frost.errors import FrostError
+from receipts.frost.keygen import KeyShare
+from receipts.frost.round_one import NonceCommitment, SigningNonces
+from receipts.frost.secrecy import Redacted
+from receipts.frost.signing_package import SigningPackage
+from receipts.group_record import GroupRecord, GroupStatement
+from receipts.signer_ceremony import Ceremony, SigningIdentity
+from receipts.signer_messages import (
+    CeremonyPlan,
+    CommitmentBatch,
+    Refusal,
+    RoundOnePackage,
+    SealedShare,
+    ShareRefused,
+    SignedMessage,
+    SignedStatement,
+    SignerIdentity,
+    SignerStatus,
+    SigningReply,
+    SigningRequest,
+)
+from receipts.signer_store import ChainClaim, MarkStore
+from receipts.signer_vault import Vault
+from receipts.signing_errors import PolicyViolation, ShareUnusable, SigningError
+
+MAX_COMMITMENTS = 4096
+MAX_BATCH = 1024
+_MAX_SEQ = 2**63 - 1
+_IDENTITY_FILE = "identity"
+_SHARE_FILE = "share"
+_MARKS_FILE = "marks.sqlite3"
+
+
+class ReceiptPolicy(Protocol):
+    """What a receipt must satisfy by itself before a signer looks at its place in the chain."""
+
+    def examine(self, message: bytes, *, key_id: str) -> ChainClaim:
+        """Check a receipt's signed bytes: canonical form, schema, arithmetic, key id, clock skew.
+
+        ``key_id`` names the group's key. Returns the place in the account's chain that the receipt claims.
+
+        Raises:
+            PolicyViolation: the first rule that it breaks. Any other exception is a defect of the policy,
+                and the batch is not signed.
+        """
+        ...
+
+
+class Signer(Redacted):
+    """A signer with its own folder: sealed identity, sealed key share, marks.
+
+    States: without a share, only a ceremony is possible; with a pending share (``conclude`` was done), only
+    ``activate``; with an active one, commit and sign, and never a ceremony again: a key in use cannot be
+    overwritten through this class.
+
+    A restart forgets a ceremony under way and all nonces, and keeps the rest.
+    """
+
+    def __init__(
+        self,
+        *,
+        identifier: int,
+        folder: Path,
+        share_secret: bytes,
+        policy: ReceiptPolicy,
+        random_bytes: RandomBytes,
+        enrolled: Mapping[int, bytes] | None = None,
+    ) -> None:
+        """Open the folder; make an identity in an empty one.
+
+        ``share_secret`` is 32 random bytes that are kept elsewhere than the folder. ``enrolled`` gives the
+        identity keys that this signer's operator has agreed on with the others, by identifier; with None,
+        a ceremony takes the roster on the coordinator's word, once, and keeps to it for good.
+
+        Raises:
+            ShareUnusable: the secret is missing or wrong, or a file is damaged, exposed, or another's.
+        """
+        self._identifier = identifier
+        self._folder = folder
+        self._policy = policy
+        self._random_bytes = random_bytes
+        self._enrolled = enrolled
+        self._vault = Vault(folder=folder, identifier=identifier, share_secret=share_secret, random_bytes=random_bytes)
+        self._identity = self._load_identity()
+        self._ceremony: Ceremony | None = None
+        self._nonces: dict[NonceCommitment, SigningNonces] = {}
+        self._pending: tuple[KeyShare, GroupStatement] | None = None
+        self._active: tuple[KeyShare, GroupRecord] | None = None
+        self._marks: MarkStore | None = None
+        self._load_share()
+
+    def status(self) -> SignerStatus:
+        """Who this signer is, and the group whose share it holds ready."""
+        identity = SignerIdentity(identifier=self._identifier, identity_key=self._identity.public_key)
+        return SignerStatus(identity=identity, record=None if self._active is None else self._active[1])
+
+    def begin(self, plan: CeremonyPlan) -> RoundOnePackage:
+        """Start a key generation; one that was under way is forgotten.
+
+        Raises:
+            SigningError: this signer holds an active share, or the plan's roster is not the enrolled one.
+        """
+        if self._active is not None:
+            raise SigningError(f"signer {self._identifier} holds a key share and takes part in no ceremony")
+        roster = {each.identifier: each.identity_key for each in plan.roster}
+        if self._enrolled is not None and roster != self._enrolled:
+            raise SigningError("the ceremony's roster is not the enrolled one")
+        self._ceremony = Ceremony(
+            plan=plan,
+            identifier=self._identifier,
+            identity=self._identity,
+            random_bytes=self._random_bytes,
+        )
+        return self._ceremony.publish()
+
+    def exchange(self, packages: tuple[RoundOnePackage, ...]) -> tuple[SealedShare, ...]:
+        """Check what all signers published, and seal a share for each of the others.
+
+        Raises:
+            FrostError: naming a signer whose package is wrong.
+            SigningError: not the next step of the ceremony.
+        """
+        return self._running_ceremony().seal(packages)
+
+    def conclude(self, sealed: tuple[SealedShare, ...]) -> SignedStatement:
+        """Open the shares sealed for this signer, keep the key share as pending, sign the outcome.
+
+        The share is on the disk before the signature is out: once all have signed, no crash loses the key.
+        It takes the place of a pending share of an earlier ceremony, which nobody had recorded.
+
+        Raises:
+            FrostError: naming a signer whose share is wrong.
+            SigningError: not the next step of the ceremony.
+        """
+        ceremony = self._running_ceremony()
+        self._ceremony = None
+        share, signed = ceremony.conclude(sealed)
+        self._write_share(share, signed.statement, signatures=None)
+        self._pending = (share, signed.statement)
+        return signed
+
+    def activate(self, record: GroupRecord) -> None:
+        """Use the share from now on: all members have signed the statement that this signer computed.
+
+        Doing it again with the same record is fine.
+
+        Raises:
+            ShareUnusable: this signer holds no share, or the share of another group.
+            SigningError: a member's signature is missing or wrong.
+        """
+        if self._active is not None:
+            if self._active[1].statement != record.statement:
+                raise ShareUnusable(f"signer {self._identifier} holds a share of another group")
+            return
+        if self._pending is None:
+            raise ShareUnusable(f"signer {self._identifier} holds no key share; restore its folder")
+        share, statement = self._pending
+        if statement != record.statement:
+            raise ShareUnusable(f"signer {self._identifier} holds a share of another key generation")
+        record.verify()
+        self._write_share(share, statement, signatures=record.signatures)
+        self._use(share, record)
+
+    def commit(self, count: int) -> CommitmentBatch:
+        """Make nonces for ``count`` signatures, in memory only, and publish the commitments.
+
+        Past 4096 unused ones the oldest are dropped: a coordinator that forgot them must not fill the memory.
+
+        Raises:
+            SigningError: no active share, or ``count`` is not in 1..4096.
+        """
+        share, _ = self._ready()
+        if not 1 <= count <= MAX_COMMITMENTS:
+            raise SigningError(f"{count} commitments asked for; 1 to {MAX_COMMITMENTS} are possible")
+        batch = [round_one.commit(self._identifier, share.secret, self._random_bytes) for _ in range(count)]
+        self._nonces.update((each.commitment, each) for each in batch)
+        for commitment in list(self._nonces)[:-MAX_COMMITMENTS]:
+            del self._nonces[commitment]
+        return CommitmentBatch(identifier=self._identifier, commitments=tuple(each.commitment for each in batch))
+
+    def sign(self, request: SigningRequest) -> SigningReply:
+        """Give a signature share for each message that passes; say why for each that does not.
+
+        In this order: every package's nonces are consumed; every message is examined by the policy; the
+        accounts' chains are judged and the marks written to disk, in one transaction; then shares are made.
+
+        A signer that was down is behind on some accounts. It does not take the coordinator's word for what
+        it missed: it answers ``BEHIND`` and moves its mark only to a receipt that carries the group's
+        signature, sent along in ``request.heads`` when the message is asked for again. It need not see what
+        lies between: the quorum that signed that receipt has checked it.
+
+        Raises:
+            SigningError: no active share, more than 1024 messages, or the marks could not be written; no
+                share was released then.
+        """
+        share, record = self._ready()
+        marks = self._marks
+        if marks is None or max(len(request.packages), len(request.heads)) > MAX_BATCH:
+            raise SigningError(f"a signer takes at most {MAX_BATCH} messages at a time")
+        nonces = [self._consume_nonces(package) for package in request.packages]
+        examined = [self._examine(package.message, record.key_id) for package in request.packages]
+        heads = [claim for head in request.heads if (claim := self._proved(head, record)) is not None]
+        claims = [each if isinstance(each, ChainClaim) else None for each in examined]
+        judged = marks.admit(claims, heads=heads)
+        outcomes: list[bytes | ShareRefused] = []
+        for package, taken, found, refused in zip(request.packages, nonces, examined, judged, strict=True):
+            if isinstance(found, ShareRefused):
+                outcomes.append(found)
+            else:
+                outcomes.append(refused or _share(package, taken, share))
+        return SigningReply(identifier=self._identifier, outcomes=tuple(outcomes))
+
+    def close(self) -> None:
+        """Close the files and drop the nonces."""
+        self._nonces.clear()
+        if self._marks is not None:
+            self._marks.close()
+            self._marks = None
+        self._active = None
+
+    def _running_ceremony(self) -> Ceremony:
+        if self._ceremony is None:
+            raise SigningError(f"no ceremony is under way at signer {self._identifier}")
+        return self._ceremony
+
+    def _ready(self) -> tuple[KeyShare, GroupRecord]:
+        if self._active is None:
+            raise SigningError(f"signer {self._identifier} has no active key share")
+        return self._active
+
+    def _consume_nonces(self, package: SigningPackage) -> SigningNonces | None:
+        own = package.commitment_of(self._identifier)
+        return None if own is None else self._nonces.pop(own, None)
+
+    def _examine(self, message: bytes, key_id: str) -> ChainClaim | ShareRefused:
+        try:
+            claim = self._policy.examine(message, key_id=key_id)
+        except PolicyViolation as error:
+            return ShareRefused(reason=Refusal.POLICY, detail=str(error))
+        if not 0 <= claim.seq <= _MAX_SEQ or claim.sha256 != hashlib.sha256(message).digest():
+            return ShareRefused(reason=Refusal.POLICY, detail="the place it claims is impossible")
+        return claim
+
+    def _proved(self, head: SignedMessage, record: GroupRecord) -> ChainClaim | None:
+        if not verify_signature(record.public_key, head.message, head.signature):
+            return None
+        examined = self._examine(head.message, record.key_id)
+        return examined if isinstance(examined, ChainClaim) else None
+
+    def _load_identity(self) -> SigningIdentity:
+        seed = self._vault.read(_IDENTITY_FILE)
+        if seed is None:
+            if (self._folder / _MARKS_FILE).exists() or self._vault.read(_SHARE_FILE) is not None:
+                raise ShareUnusable(f"{self._folder} has lost its identity file; restore it from a copy")
+            seed = self._random_bytes(SigningIdentity.SEED_BYTES)
+            self._vault.write(_IDENTITY_FILE, seed)
+        return SigningIdentity(seed)
+
+    def _use(self, share: KeyShare, record: GroupRecord) -> None:
+        self._marks = MarkStore.open(self._folder / _MARKS_FILE, public_key=record.public_key)
+        self._active = (share, record)
+        self._pending = None
+
+    def _write_share(
+        self, share: KeyShare, statement: GroupStatement, *, signatures: Mapping[int, bytes] | None
+    ) -> None:
+        """Signatures are there once the share is active."""
+        texts = None if signatures is None else {each: signatures[each].hex() for each in signatures}
+        content = {"secret": share.secret.hex(), "statement": statement.to_document(), "signatures": texts}
+        self._vault.write(_SHARE_FILE, json.dumps(content).encode())
+
+    def _load_share(self) -> None:
+        content = self._vault.read(_SHARE_FILE)
+        if content is None:
+            return
+        try:
+            document = json.loads(content)
+            statement = GroupStatement.from_document(document["statement"])
+            secret = decode_scalar(bytes.fromhex(document["secret"]))
+            texts = document["signatures"]
+            signatures = None if texts is None else {int(each): bytes.fromhex(texts[each]) for each in texts}
+        except (ValueError, KeyError, TypeError, AttributeError, ReceiptsError) as error:
+            raise ShareUnusable(f"the share file in {self._folder} does not hold a key share") from error
+        share = self._fitting_share(secret, statement)
+        if signatures is None:
+            self._pending = (share, statement)
+            return
+        record = GroupRecord(statement=statement, signatures=signatures)
+        record.verify()
+        self._use(share, record)
+
+    def _fitting_share(self, secret: Scalar, statement: GroupStatement) -> KeyShare:
+        member = next((each for each in statement.members if each.identifier == self._identifier), None)
+        if member is None or member.identity_key != self._identity.public_key:
+            raise ShareUnusable(f"the share file in {self._folder} is of a group without this signer")
+        if scale_base(secret) != member.verifying_share:
+            raise ShareUnusable(f"the share file in {self._folder} is of another group")
+        return KeyShare(
+            identifier=self._identifier,
+            threshold=statement.threshold,
+            secret=secret,
+            public_key=decode_element(statement.public_key),
+        )
+
+
+def _share(package: SigningPackage, nonces: SigningNonces | None, share: KeyShare) -> bytes | ShareRefused:
+    if nonces is None:
+        return ShareRefused(reason=Refusal.NONCE, detail="no nonces for this commitment, or used before")
+    try:
+        return round_two.sign(package, nonces, share)
+    except FrostError as error:
+        return ShareRefused(reason=Refusal.PACKAGE, detail=str(error))

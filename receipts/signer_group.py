@@ -1,0 +1,453 @@
+"""The signing group as the mesh sees it: five signers, any three of which sign."""
+
+import asyncio
+import hashlib
+import logging
+from collections import deque
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, Self, TypeVar
+
+from receipts.errors import ReceiptsError
+from receipts.frost.aggregate import aggregate
+from receipts.frost.ciphersuite import RandomBytes
+from receipts.frost.errors import FrostError
+from receipts.frost.round_one import NonceCommitment
+from receipts.frost.signing_package import SigningPackage, bind
+from receipts.group_record import GroupRecord
+from receipts.key_generation import load_or_generate
+from receipts.signer import MAX_BATCH
+from receipts.signer_messages import (
+    HeadWanted,
+    Refusal,
+    ShareRefused,
+    SignedMessage,
+    SigningRefused,
+    SigningReply,
+    SigningRequest,
+)
+from receipts.signer_ports import SignerPort
+from receipts.signing_errors import QuorumUnavailable, ShareUnusable, SigningError
+
+DEFAULT_THRESHOLD = 3
+DEFAULT_MAX_BATCH = 256
+_MAX_TRIES = 32
+_MAX_NONCE_LOSSES = 2
+
+_log = logging.getLogger(__name__)
+_Answer = TypeVar("_Answer")
+
+
+class HeadSource(Protocol):
+    """Where signed receipts can be looked up: the ledger."""
+
+    async def signed_receipt(self, account: str, seq: int) -> SignedMessage | None:
+        """The account's receipt ``seq`` with the group's signature, or None while it has none.
+
+        Called only for a signer that is behind. An exception fails the ``sign`` call that asked.
+        """
+        ...
+
+
+@dataclass(slots=True)
+class _Member:
+    """The coordinator's view of one signer."""
+
+    identifier: int
+    port: SignerPort
+    commitments: deque[NonceCommitment] = field(default_factory=deque)
+    active: bool = False
+    failed_lately: bool = False
+    excluded: str | None = None
+
+    def set_back(self) -> None:
+        """It did not answer: its nonces may be gone, and it is asked last until it answers again."""
+        self.commitments.clear()
+        self.active = False
+        self.failed_lately = True
+
+
+@dataclass(slots=True)
+class _Work:
+    """One message on its way to a signature."""
+
+    message: bytes
+    signature: bytes | None = None
+    refused: SigningRefused | None = None
+    refusals: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def settled(self) -> bool:
+        return self.signature is not None or self.refused is not None
+
+
+@dataclass(slots=True)
+class _Call:
+    """What one call of ``sign`` has learnt: who is out for its duration, what is signed, heads to send next."""
+
+    absent: dict[int, str] = field(default_factory=dict)
+    nonce_losses: dict[int, int] = field(default_factory=dict)
+    signed: dict[bytes | None, SignedMessage] = field(default_factory=dict)
+    heads: dict[HeadWanted, SignedMessage] = field(default_factory=dict)
+
+
+class SignerGroup:
+    """Coordinates the signers; trusted with availability only.
+
+    It sees no share and can sign nothing by itself. It keeps to one quorum while that answers, so that the
+    spare signers fall behind in peace; they are brought up to date when they are needed.
+    """
+
+    def __init__(
+        self,
+        *,
+        record: GroupRecord,
+        ports: Mapping[int, SignerPort],
+        heads: HeadSource,
+        max_batch: int = DEFAULT_MAX_BATCH,
+    ) -> None:
+        """Wrap a known group; ``start`` is the way in.
+
+        Raises:
+            SigningError: the ports are not those of the record's members, or ``max_batch`` is not in 1..1024.
+        """
+        if not 1 <= max_batch <= MAX_BATCH:
+            raise SigningError(f"a batch has 1 to {MAX_BATCH} messages, not {max_batch}")
+        members = [each.identifier for each in record.statement.members]
+        if sorted(ports) != members:
+            raise SigningError(f"the signing group has signers {members}, but {sorted(ports)} were started")
+        self._record = record
+        self._heads = heads
+        self._max_batch = max_batch
+        self._members = [_Member(identifier=each, port=ports[each]) for each in members]
+        self._one_call_at_a_time = asyncio.Lock()
+
+    @classmethod
+    async def start(
+        cls,
+        ports: Mapping[int, SignerPort],
+        *,
+        record_path: Path,
+        heads: HeadSource,
+        random_bytes: RandomBytes,
+        threshold: int = DEFAULT_THRESHOLD,
+        max_batch: int = DEFAULT_MAX_BATCH,
+    ) -> Self:
+        """The group of ``record_path``, or a new one when there is none yet.
+
+        A lost record is restored from the signers, which hold it too. A known group starts with as many
+        signers as there are, even none: receipts wait. A new one needs all.
+
+        Raises:
+            ShareUnusable: too many signers cannot use their shares; the text is one signer's reason.
+            SignerUnavailable: a new group is to be made, and a signer is not there.
+            FrostError: a signer broke the key generation; the culprits are named.
+            SigningError: the record is damaged or another group's.
+        """
+        record = await load_or_generate(ports, record_path, threshold=threshold, random_bytes=random_bytes)
+        group = cls(record=record, ports=ports, heads=heads, max_batch=max_batch)
+        await group._activate_all()
+        return group
+
+    @property
+    def record(self) -> GroupRecord:
+        """The group's public record."""
+        return self._record
+
+    @property
+    def public_key(self) -> bytes:
+        """The group's Ed25519 public key, 32 bytes."""
+        return self._record.public_key
+
+    @property
+    def key_id(self) -> str:
+        """The first 16 hex digits of the public key's SHA-256."""
+        return self._record.key_id
+
+    @property
+    def excluded(self) -> Mapping[int, str]:
+        """Signers caught breaking the protocol, with what they did; out until the coordinator restarts."""
+        return {each.identifier: each.excluded for each in self._members if each.excluded is not None}
+
+    async def sign(self, messages: Sequence[bytes]) -> list[bytes | SigningRefused]:
+        """Sign receipts' signed bytes, those of one account in the order of its chain.
+
+        Gives, in the order of ``messages``, the group's verified signature (64 bytes), or why there is none
+        now; such a message may be offered again, and blocks the later ones of its account. Offering a signed
+        message again gives another signature, which is as good.
+
+        Raises:
+            QuorumUnavailable: too few signers answer, and nothing was signed; offer the messages again later.
+        """
+        async with self._one_call_at_a_time:
+            work = [_Work(message) for message in messages]
+            call = _Call()
+            try:
+                for start in range(0, len(work), self._max_batch):
+                    await self._settle(work[start : start + self._max_batch], call)
+            except QuorumUnavailable as error:
+                # Signatures that were made before the quorum was lost are not thrown away.
+                if all(each.signature is None for each in work):
+                    raise
+                unanswered = SigningRefused(reason=str(error))
+                return [each.signature or each.refused or unanswered for each in work]
+            return [_outcome(each) for each in work]
+
+    async def _settle(self, work: Sequence[_Work], call: _Call) -> None:
+        """Try until each message is signed or refused; each try settles something or learns something."""
+        for _ in range(_MAX_TRIES):
+            unsettled = [each for each in work if not each.settled]
+            if not unsettled:
+                return
+            usable = self._usable(call)
+            quorums = [self._quorum_for(each, usable, call) for each in unsettled]
+            quorum = next((each for each in quorums if each), None)
+            if quorum is None:
+                return
+            names = {each.identifier for each in quorum}
+            batch = [each for each in unsettled if not each.settled and not names & each.refusals.keys()]
+            await self._try(batch, quorum, call)
+        for each in work:
+            if not each.settled:
+                each.refused = SigningRefused(reason=f"no signature in {_MAX_TRIES} tries")
+
+    def _quorum_for(self, work: _Work, usable: Sequence[_Member], call: _Call) -> Sequence[_Member]:
+        """The best quorum of members who have not refused the message; without one it is refused."""
+        willing = [each for each in usable if each.identifier not in work.refusals]
+        threshold = self._record.statement.threshold
+        if len(willing) < threshold:
+            work.refused = SigningRefused(reason=_listed({**call.absent, **work.refusals}))
+            return ()
+        return willing[:threshold]
+
+    def _usable(self, call: _Call) -> list[_Member]:
+        """Members to choose from, best first.
+
+        Raises:
+            QuorumUnavailable: fewer than the threshold.
+        """
+        usable = [each for each in self._members if each.excluded is None and each.identifier not in call.absent]
+        threshold = self._record.statement.threshold
+        if len(usable) < threshold:
+            reasons = _listed({**call.absent, **self.excluded})
+            raise QuorumUnavailable(f"{len(usable)} of {threshold} needed signers answer ({reasons})")
+        return sorted(usable, key=lambda each: (each.failed_lately, each.identifier))
+
+    async def _try(self, batch: Sequence[_Work], quorum: Sequence[_Member], call: _Call) -> None:
+        """One pass over both rounds with one quorum."""
+        prepared = [self._ask(each, self._prepare(each, len(batch)), call) for each in quorum]
+        if not all(await asyncio.gather(*prepared)):
+            return
+        packages = tuple(_package(each.message, quorum) for each in batch)
+        request = SigningRequest(packages=packages, heads=tuple(call.heads.values()))
+        asked = await asyncio.gather(*(self._ask(each, each.port.sign(request), call) for each in quorum))
+        replies = {
+            member.identifier: reply.outcomes
+            for member, reply in zip(quorum, asked, strict=True)
+            if reply is not None and self._is_well_formed(member, reply, len(batch))
+        }
+        if len(replies) < len(quorum):
+            return
+        await self._weigh_refusals(batch, packages, replies, call)
+        await self._aggregate(batch, packages, replies, call)
+
+    async def _ask(self, member: _Member, answer: Awaitable[_Answer], call: _Call) -> _Answer | None:
+        """The signer's answer; None, and absent for the rest of this call, when it has none."""
+        try:
+            given = await answer
+        except ReceiptsError as error:
+            if not member.failed_lately:
+                _log.warning("signer %d cannot sign: %s", member.identifier, error)
+            member.set_back()
+            call.absent[member.identifier] = str(error)
+            return None
+        member.failed_lately = False
+        return given
+
+    async def _prepare(self, member: _Member, count: int) -> bool:
+        """See that the signer's share is active and that enough of its commitments are at hand."""
+        if not member.active:
+            await member.port.activate(self._record)
+            member.active = True
+        if len(member.commitments) < count:
+            asked_for = max(count, self._max_batch)
+            fresh = await member.port.commit(asked_for)
+            if len(fresh.commitments) != asked_for or fresh.identifier != member.identifier:
+                raise SigningError("it answered with a malformed batch of commitments")
+            member.commitments.extend(fresh.commitments)
+        return True
+
+    def _is_well_formed(self, member: _Member, reply: SigningReply, expected: int) -> bool:
+        if (
+            reply.identifier == member.identifier
+            and len(reply.outcomes) == expected
+            and all(isinstance(each, (bytes, ShareRefused)) for each in reply.outcomes)
+        ):
+            return True
+        self._exclude(member.identifier, "its reply is malformed")
+        return False
+
+    async def _weigh_refusals(
+        self,
+        batch: Sequence[_Work],
+        packages: Sequence[SigningPackage],
+        replies: Mapping[int, Sequence[bytes | ShareRefused]],
+        call: _Call,
+    ) -> None:
+        """Turn each refusal into what removes its cause: a head, fresh nonces, an exclusion, another signer."""
+        call.heads = await self._fetch_heads(replies.values(), call)
+        for place, work in enumerate(batch):
+            for identifier, outcomes in replies.items():
+                refusal = outcomes[place]
+                if isinstance(refusal, ShareRefused) and not self._is_curable(
+                    refusal, identifier, batch, packages[place], call
+                ):
+                    work.refusals[identifier] = refusal.detail
+        for identifier, outcomes in replies.items():
+            if any(isinstance(each, ShareRefused) and each.reason is Refusal.NONCE for each in outcomes):
+                self._forget_nonces(identifier, call)
+
+    def _is_curable(
+        self, refusal: ShareRefused, identifier: int, batch: Sequence[_Work], package: SigningPackage, call: _Call
+    ) -> bool:
+        """Whether the same signer may well sign this message at the next try."""
+        match refusal.reason:
+            case Refusal.NONCE:
+                return True
+            case Refusal.BEHIND:
+                return refusal.head_wanted in call.heads
+            case Refusal.WAITING:
+                return not _is_blocked(batch, refusal, identifier)
+            case Refusal.PACKAGE:
+                return self._exclude_culprits(package)
+            case _:
+                return False
+
+    async def _fetch_heads(
+        self, replies: Iterable[Sequence[bytes | ShareRefused]], call: _Call
+    ) -> dict[HeadWanted, SignedMessage]:
+        """The heads that signers lack, as far as they are signed; one sent in vain is not sent again."""
+        wanted = {
+            outcome.head_wanted
+            for outcomes in replies
+            for outcome in outcomes
+            if isinstance(outcome, ShareRefused) and outcome.head_wanted is not None
+        }
+        heads: dict[HeadWanted, SignedMessage] = {}
+        for each in wanted - call.heads.keys():
+            # A receipt signed a moment ago, in this very call, is not in the ledger yet.
+            head = call.signed.get(each.sha256) or await self._heads.signed_receipt(each.account, each.seq)
+            if head is not None:
+                heads[each] = head
+        return heads
+
+    def _forget_nonces(self, identifier: int, call: _Call) -> None:
+        """A signer that restarted has no nonces; one that has none again and again is of no use now."""
+        member = self._member(identifier)
+        member.commitments.clear()
+        call.nonce_losses[identifier] = call.nonce_losses.get(identifier, 0) + 1
+        if call.nonce_losses[identifier] >= _MAX_NONCE_LOSSES:
+            call.absent[identifier] = "it does not keep its nonces"
+
+    def _exclude_culprits(self, package: SigningPackage) -> bool:
+        """Whether a signer complained with reason: some other signer's commitment is invalid."""
+        try:
+            bind(package, self.public_key)
+        except FrostError as error:
+            for culprit in error.culprits:
+                self._exclude(culprit, str(error))
+            return bool(error.culprits)
+        return False
+
+    async def _aggregate(
+        self,
+        batch: Sequence[_Work],
+        packages: Sequence[SigningPackage],
+        replies: Mapping[int, Sequence[bytes | ShareRefused]],
+        call: _Call,
+    ) -> None:
+        complete: list[tuple[_Work, SigningPackage, dict[int, bytes]]] = []
+        for place, (work, package) in enumerate(zip(batch, packages, strict=True)):
+            shares = {
+                identifier: outcome
+                for identifier, outcomes in replies.items()
+                if isinstance(outcome := outcomes[place], bytes)
+            }
+            if len(shares) == len(replies):
+                complete.append((work, package, shares))
+        # Half a millisecond each, with the interpreter lock released: the event loop stays free.
+        results = await asyncio.to_thread(
+            lambda: [self._signature_or_error(package, shares) for _, package, shares in complete]
+        )
+        for (work, _, _), result in zip(complete, results, strict=True):
+            if isinstance(result, bytes):
+                work.signature = result
+                digest = hashlib.sha256(work.message).digest()
+                call.signed[digest] = SignedMessage(message=work.message, signature=result)
+            else:
+                for culprit in result.culprits:
+                    self._exclude(culprit, str(result))
+
+    def _signature_or_error(self, package: SigningPackage, shares: Mapping[int, bytes]) -> bytes | FrostError:
+        try:
+            return aggregate(
+                package,
+                shares,
+                public_key=self._record.public_key,
+                verifying_shares=self._record.verifying_shares,
+            )
+        except FrostError as error:
+            return error
+
+    def _exclude(self, identifier: int, why: str) -> None:
+        member = self._member(identifier)
+        if member.excluded is None:
+            _log.error("signer %d is excluded: %s", identifier, why)
+            member.excluded = why
+            member.set_back()
+
+    def _member(self, identifier: int) -> _Member:
+        return next(each for each in self._members if each.identifier == identifier)
+
+    async def _activate_all(self) -> None:
+        """Bring every reachable signer to this group; complain now when shares cannot be used."""
+        attempts = await asyncio.gather(
+            *(each.port.activate(self._record) for each in self._members), return_exceptions=True
+        )
+        unusable: list[ShareUnusable] = []
+        for member, failure in zip(self._members, attempts, strict=True):
+            if failure is None:
+                member.active = True
+                continue
+            if not isinstance(failure, ReceiptsError):
+                raise failure
+            _log.warning("signer %d cannot sign: %s", member.identifier, failure)
+            member.set_back()
+            if isinstance(failure, ShareUnusable):
+                unusable.append(failure)
+        if len(unusable) > len(self._members) - self._record.statement.threshold:
+            raise unusable[0]
+
+
+def _package(message: bytes, quorum: Sequence[_Member]) -> SigningPackage:
+    """Take one commitment of each; taken is used, whatever becomes of the package."""
+    ordered = sorted(quorum, key=lambda each: each.identifier)
+    return SigningPackage(message=message, commitments=tuple(each.commitments.popleft() for each in ordered))
+
+
+def _is_blocked(batch: Sequence[_Work], refusal: ShareRefused, identifier: int) -> bool:
+    """Whether what the signer waits for is a message that it refuses for good."""
+    place = refusal.waits_for
+    return place is None or not 0 <= place < len(batch) or identifier in batch[place].refusals
+
+
+def _listed(reasons: Mapping[int, str]) -> str:
+    return "; ".join(f"signer {identifier}: {reasons[identifier]}" for identifier in sorted(reasons))
+
+
+def _outcome(work: _Work) -> bytes | SigningRefused:
+    if work.signature is not None:
+        return work.signature
+    assert work.refused is not None
+    return work.refused

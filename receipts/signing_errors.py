@@ -1,0 +1,32 @@
+"""What can go wrong while receipts are signed.
+
+ReceiptsError
+├── FrostError                a participant broke the protocol; names the culprits (receipts.frost.errors)
+└── SigningError              a step that cannot be done; the message says why and what to do
+    ├── PolicyViolation       a signer will not sign this message, whoever asks
+    ├── ShareUnusable         a signer cannot use its key share: secret, file or group is wrong
+    ├── SignerUnavailable     a signer does not answer; the coordinator takes another
+    └── QuorumUnavailable     fewer signers than the threshold; receipts stay pending, nothing is lost
+"""
+
+from receipts.errors import ReceiptsError
+
+
+class SigningError(ReceiptsError):
+    """Root of the signing errors."""
+
+
+class PolicyViolation(SigningError):
+    """A message that no honest signer signs; the text says which rule it breaks."""
+
+
+class ShareUnusable(SigningError):
+    """A signer's files cannot be used: missing or wrong secret, another group's share, a damaged file."""
+
+
+class SignerUnavailable(SigningError):
+    """A signer is dead, restarting, or silent past its deadline."""
+
+
+class QuorumUnavailable(SigningError):
+    """Fewer signers than the threshold are able to sign; try again later with the same messages."""

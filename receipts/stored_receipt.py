@@ -1,0 +1,20 @@
+"""A receipt as the ledger holds it."""
+
+from dataclasses import dataclass
+
+from receipts.document import with_signature
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredReceipt:
+    """Durably stored; ``signature`` (64 bytes) is None while the group has not signed it yet."""
+
+    receipt_id: str
+    account: str
+    seq: int
+    signed_bytes: bytes
+    signature: bytes | None
+
+    def document_bytes(self) -> bytes:
+        """The receipt as it is served: canonical bytes of the whole document, its signature null while pending."""
+        return with_signature(self.signed_bytes, self.signature)

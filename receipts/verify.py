@@ -1,0 +1,198 @@
+"""Verification for an auditor's laptop: files and a public key in, one line per failure out. Base install only.
+
+report = verify_paths([Path("receipt.json")], public_key_from_hex(Path("signer_pubkey.hex").read_text()))
+for finding in report:
+    print(finding)
+print(report.summary)
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from receipts.arithmetic import check_arithmetic
+from receipts.canonical import JsonValue, canonical_bytes, parse_strict
+from receipts.document import AccountHead, Receipt, cut_signature, document_from
+from receipts.ed25519 import PUBLIC_KEY_BYTES, key_id_of, verify_signature
+from receipts.errors import CannotVerify, InvalidDocument
+from receipts.verify_chain import AccountChains, ChainFault, Link, Place
+from receipts.verify_input import DamagedInput, Entry, read_entries
+
+_MAX_SHOWN_ID: Final = 37
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One failure; as text, one line: ``FILE[:LINE]: receipt_id: what is wrong``."""
+
+    file: str
+    line: int | None
+    receipt_id: str | None
+    fault: str
+
+    def __str__(self) -> str:
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        parts = [place, self.receipt_id, self.fault] if self.receipt_id else [place, self.fault]
+        # What is wrong may be quoted from the file, and must not command the terminal that shows it.
+        return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in ": ".join(parts))
+
+
+def public_key_from_hex(text: str) -> bytes:
+    """The group's public key as ``jc key`` writes it: 64 hex digits, white space around them.
+
+    Raises:
+        CannotVerify: it is none.
+    """
+    try:
+        key = bytes.fromhex(text.strip())
+    except ValueError:
+        key = b""
+    if len(key) != PUBLIC_KEY_BYTES:
+        raise CannotVerify(f"a public key is {2 * PUBLIC_KEY_BYTES} hex digits")
+    return key
+
+
+def verify_paths(paths: Iterable[Path], public_key: bytes) -> "VerificationReport":
+    """Verify receipts, NDJSON files and tar archives (plain, gzip, bzip2, xz), all of them as one body of evidence.
+
+    Nothing is read before the report is iterated; memory does not grow with the number of receipts.
+
+    Raises:
+        CannotVerify: the key has not 32 bytes; while iterating, a file cannot be read.
+    """
+    if len(public_key) != PUBLIC_KEY_BYTES:
+        raise CannotVerify(f"a public key has {PUBLIC_KEY_BYTES} bytes, not {len(public_key)}")
+    return VerificationReport(paths, public_key)
+
+
+class VerificationReport:
+    """The findings, in the order in which they are certain; to be iterated once. Then the counts are final.
+
+    ``passed`` counts receipts without a finding, ``failed`` the findings. A receipt alone is not failed for lack
+    of its predecessors; between two of one account, nothing may be missing.
+    """
+
+    def __init__(self, paths: Iterable[Path], public_key: bytes) -> None:
+        self._paths = paths
+        self._public_key = public_key
+        self._key_id = key_id_of(public_key)
+        self._chains = AccountChains()
+        self.passed = 0
+        self.failed = 0
+
+    @property
+    def summary(self) -> str:
+        """``Verified: N passed, M failed``."""
+        return f"Verified: {self.passed} passed, {self.failed} failed"
+
+    def __iter__(self) -> Iterator[Finding]:
+        for finding in self._findings():
+            self.failed += 1
+            yield finding
+
+    def _findings(self) -> Iterator[Finding]:
+        for path in self._paths:
+            try:
+                for entry in read_entries(path):
+                    yield from self._judge(entry)
+            except DamagedInput as error:
+                yield Finding(file=str(path), line=None, receipt_id=None, fault=str(error))
+        yield from map(self._take_back, self._chains.finish())
+
+    def _judge(self, entry: Entry) -> Iterator[Finding]:
+        """Examine one document, then see that it fits to the others of its account."""
+        found = Examined()
+        try:
+            verify_document(
+                entry.data,
+                found,
+                public_key=self._public_key,
+                key_id=self._key_id,
+                may_be_reformatted=entry.is_single,
+            )
+        except InvalidDocument as error:
+            if isinstance(found.document, Receipt):
+                self._chains.add_failed(found.document.workload.account, found.document.chain.seq)
+            yield Finding(file=entry.file, line=entry.line, receipt_id=found.receipt_id, fault=str(error))
+            return
+        place = Place(file=entry.file, line=entry.line, receipt_id=found.receipt_id)
+        if isinstance(found.document, AccountHead):
+            self._chains.add_head(found.document, place)
+            return
+        assert found.document is not None, "a document that holds is one"
+        chain = found.document.chain
+        link = Link(seq=chain.seq, prev_sha256=chain.prev_sha256, sha256=found.signed_sha256, place=place)
+        self.passed += 1
+        yield from map(self._take_back, self._chains.add(found.document.workload.account, link))
+
+    def _take_back(self, wrong: ChainFault) -> Finding:
+        """A receipt that had passed by itself fails in its chain; a head was never counted."""
+        place = wrong.place
+        self.passed -= place.receipt_id is not None
+        return Finding(file=place.file, line=place.line, receipt_id=place.receipt_id, fault=wrong.fault)
+
+
+@dataclass(slots=True)
+class Examined:
+    """What has been found out about one document so far, whether it holds in the end or not."""
+
+    receipt_id: str | None = None
+    document: Receipt | AccountHead | None = None
+    signed_sha256: str = ""
+
+
+def verify_document(data: bytes, found: Examined, *, public_key: bytes, key_id: str, may_be_reformatted: bool) -> None:
+    """Check one document by itself, and note in ``found`` what it is. ``key_id`` is the public key's name.
+
+    Raises:
+        InvalidDocument: the first thing that is wrong.
+    """
+    # 1. JSON that every parser reads alike: no name twice, no NaN, sound UTF-8, within the limits.
+    value = parse_strict(data)
+    found.receipt_id = _shown_id(value)
+
+    # 2. A known type, every member there, none more, each within its range.
+    document = found.document = document_from(value)
+
+    # 3. The one canonical spelling (RFC 8785).
+    canonical = canonical_bytes(value)
+    if data != canonical:
+        _check_reformatted(data, canonical, may_be_reformatted=may_be_reformatted)
+
+    # 4. Signed, and said to be signed under the given key.
+    claim = document.verification if isinstance(document, Receipt) else document
+    if claim.signature is None:
+        raise InvalidDocument("not signed yet")
+    if claim.key_id != key_id:
+        raise InvalidDocument(f"signed under key {claim.key_id}, not under the given key {key_id}")
+
+    # 5. The group's signature over the canonical bytes without the signature (Ed25519, RFC 8032).
+    signed = cut_signature(canonical, claim.signature)
+    if not verify_signature(public_key, signed, bytes.fromhex(claim.signature)):
+        raise InvalidDocument("the signature is not the group's: something was changed, or another key signed")
+
+    # 6. Figures that follow from each other: duration, parts of the energy, facility, carbon, price.
+    if isinstance(document, Receipt):
+        check_arithmetic(document)
+
+    # 7. What the next receipt of the account must name as its predecessor.
+    found.signed_sha256 = hashlib.sha256(signed).hexdigest()
+
+
+def _check_reformatted(data: bytes, canonical: bytes, *, may_be_reformatted: bool) -> None:
+    """The signature covers values, so a single receipt that was pretty-printed still counts.
+
+    But a file of the canonical length, give or take a newline, is no reformatted one: a byte of it was changed.
+    """
+    if not may_be_reformatted:
+        raise InvalidDocument("not in canonical form")
+    if data != canonical + b"\n" and len(canonical) <= len(data) <= len(canonical) + 1:
+        raise InvalidDocument("not in canonical form, and no reformatted receipt either: a byte was changed")
+
+
+def _shown_id(value: JsonValue) -> str | None:
+    """The receipt's id for messages, before anything about it is certain."""
+    claimed = value.get("receipt_id") if isinstance(value, dict) else None
+    return claimed[:_MAX_SHOWN_ID] if isinstance(claimed, str) else None

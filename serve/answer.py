@@ -1,0 +1,79 @@
+"""Joules on an answer: the headers, the ``energy`` object, and where in a stream it rides. Never an extra chunk."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from serve.messages import Payload, Settled
+
+_PICOGRAMS_PER_MILLIGRAM = 1e9
+_FINISHED = b'"finish_reason":"'
+_USAGE = b'"choices":[],"usage":{'
+_DONE = b"data: [DONE]\n\n"
+
+
+def energy_object(receipt: dict[str, Any]) -> dict[str, Any]:
+    """What a receipt says of its energy, in brief; nulls where it was not measured."""
+    grams = receipt["carbon"]["gco2eq_total"]
+    return {
+        "joules": receipt["energy"]["total_joules"],
+        "method": receipt["energy"]["method"],
+        "confidence": receipt["energy"]["method_confidence"],
+        "carbon_mg": None if grams is None else round(grams * 1000, 9),
+        "receipt_id": receipt["receipt_id"],
+    }
+
+
+def energy_headers(receipt: dict[str, Any]) -> dict[str, str]:
+    """``X-Energy-Joules``, ``X-Energy-Method`` and ``X-Carbon-mg``; absent energy is the word ``unavailable``."""
+    energy = energy_object(receipt)
+    return {
+        "X-Energy-Joules": _header(energy["joules"]),
+        "X-Energy-Method": _header(energy["method"]),
+        "X-Carbon-mg": _header(energy["carbon_mg"]),
+    }
+
+
+def _header(value: float | str | None) -> str:
+    """Decimal, never exponent notation: a header is read by people and by simple parsers."""
+    if value is None:
+        return "unavailable"
+    if isinstance(value, str):
+        return value
+    return f"{value:.9f}".rstrip("0").rstrip(".")
+
+
+def unary_body(body: bytes, receipt: dict[str, Any]) -> bytes:
+    """The engine's JSON body with the ``energy`` member."""
+    return json.dumps({**json.loads(body), "energy": energy_object(receipt)}, ensure_ascii=False).encode()
+
+
+async def with_energy(items: AsyncIterator[Payload | Settled], *, include_usage: bool) -> AsyncIterator[bytes]:
+    """The engine's events, the one that carries the energy held back until the receipt is there.
+
+    The engine always counts usage. With ``include_usage`` the energy rides on the usage chunk; otherwise that
+    chunk is the mesh's own and is dropped, and the last chunk with a ``finish_reason`` carries the energy.
+    """
+    held: bytes | None = None
+    async for item in items:
+        if isinstance(item, Settled):
+            if held is not None:
+                yield _with_member(held, "energy", energy_object(json.loads(item.receipt)))
+            yield _DONE
+            return
+        event = item.data
+        if event == _DONE or (_USAGE in event and not include_usage):
+            continue
+        if held is not None:
+            yield held
+            held = None
+        if (_USAGE if include_usage else _FINISHED) in event:
+            held = event
+        else:
+            yield event
+
+
+def _with_member(event: bytes, name: str, value: object) -> bytes:
+    chunk = json.loads(event.removeprefix(b"data: "))
+    chunk[name] = value
+    return b"data: " + json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

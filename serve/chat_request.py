@@ -1,0 +1,171 @@
+"""Reading a chat completion request: the few fields that routing needs, checked; the rest is the engine's to judge."""
+
+import json
+from collections.abc import AsyncIterable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from placement.tiers import TierSigns
+from serve.errors import RequestRefused
+
+MAX_BODY_BYTES = 10 * 1024 * 1024
+AUTO_MODEL = "auto"
+_MAX_CHOICES = 128
+_CHARACTERS_PER_TOKEN = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest:
+    """A chat completion request. ``body`` is what the client sent, for the engine; never logged or stored."""
+
+    model: str
+    stream: bool
+    include_usage: bool
+    max_tokens: int | None
+    signs: TierSigns
+    prompt_characters: int
+    body: Mapping[str, Any]
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether the mesh chooses the model."""
+        return self.model == AUTO_MODEL
+
+    @property
+    def features(self) -> frozenset[str]:
+        """What the model must be able to do."""
+        return frozenset(
+            name for name, needed in (("tools", self.signs.has_tools), ("images", self.signs.has_images)) if needed
+        )
+
+    def expected_tokens(self, default_output_tokens: int) -> int:
+        """Input and output tokens to reckon with when ranking; a forecast, not a limit."""
+        return self.prompt_characters // _CHARACTERS_PER_TOKEN + (self.max_tokens or default_output_tokens)
+
+
+async def read_body(chunks: AsyncIterable[bytes], content_length: str | None) -> bytes:
+    """Read a request body of at most `MAX_BODY_BYTES`.
+
+    Raises:
+        RequestRefused: 413, as soon as the length is known to be too large.
+    """
+    if content_length is not None and content_length.isdecimal() and int(content_length) > MAX_BODY_BYTES:
+        raise _too_large()
+    body = bytearray()
+    async for chunk in chunks:
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise _too_large()
+    return bytes(body)
+
+
+def _too_large() -> RequestRefused:
+    return RequestRefused(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {MAX_BODY_BYTES // 1024 // 1024} MB"
+    )
+
+
+def parse_json_object(data: bytes) -> dict[str, Any]:
+    """A JSON object, strictly: UTF-8, no NaN or Infinity, no duplicate keys, no bottomless nesting.
+
+    Raises:
+        RequestRefused: 400, saying what is wrong and where.
+    """
+    try:
+        value = json.loads(data.decode(), parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+    except UnicodeDecodeError as wrong:
+        raise RequestRefused(HTTPStatus.BAD_REQUEST, f"the body is not UTF-8: bad byte at {wrong.start}") from wrong
+    except json.JSONDecodeError as wrong:
+        where = f"line {wrong.lineno} column {wrong.colno}"
+        raise RequestRefused(HTTPStatus.BAD_REQUEST, f"the body is not valid JSON: {wrong.msg} at {where}") from wrong
+    except ValueError as wrong:
+        raise RequestRefused(HTTPStatus.BAD_REQUEST, f"the body is not valid JSON: {wrong}") from wrong
+    except RecursionError as wrong:
+        raise RequestRefused(HTTPStatus.BAD_REQUEST, "the body is nested too deeply") from wrong
+    if not isinstance(value, dict):
+        raise RequestRefused(HTTPStatus.BAD_REQUEST, "the body must be a JSON object")
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        seen: set[str] = set()
+        double = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {double!r} appears twice")
+    return value
+
+
+def parse_chat(body: dict[str, Any]) -> ChatRequest:
+    """Check what routing needs.
+
+    Raises:
+        RequestRefused: 422, naming the field.
+    """
+    model = body.get("model")
+    if not isinstance(model, str) or not model:
+        raise _wrong("model", "must be the name of a model, or 'auto'")
+    stream = body.get("stream")
+    if stream not in (None, True, False):
+        raise _wrong("stream", "must be true or false")
+    options = body.get("stream_options")
+    if options is not None and not isinstance(options, dict):
+        raise _wrong("stream_options", "must be an object")
+    if options is not None and not stream:
+        raise _wrong("stream_options", "is only allowed when stream is true")
+    _check_count(body, "n", _MAX_CHOICES)
+    limits = [_check_count(body, name, None) for name in ("max_completion_tokens", "max_tokens")]
+    texts, has_images = _read_messages(body.get("messages"))
+    return ChatRequest(
+        model=model,
+        stream=bool(stream),
+        include_usage=bool((options or {}).get("include_usage")),
+        max_tokens=next((limit for limit in limits if limit is not None), None),
+        signs=TierSigns(
+            prompt=texts[-1] if texts else "",
+            earlier_turns=max(0, sum(message.get("role") == "user" for message in body["messages"]) - 1),
+            has_tools=bool(body.get("tools")),
+            has_schema=isinstance(body.get("response_format"), dict)
+            and body["response_format"].get("type") in ("json_object", "json_schema"),
+            has_images=has_images,
+        ),
+        prompt_characters=sum(map(len, texts)),
+        body=body,
+    )
+
+
+def _check_count(body: Mapping[str, Any], name: str, most: int | None) -> int | None:
+    value = body.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1 or (most is not None and value > most):
+        raise _wrong(name, "must be a whole number of at least 1" + (f" and at most {most}" if most else ""))
+    return value
+
+
+def _read_messages(messages: object) -> tuple[list[str], bool]:
+    """Every text of the conversation in order, and whether it holds images."""
+    if not isinstance(messages, list) or not messages:
+        raise _wrong("messages", "must be a list with at least one message")
+    texts: list[str] = []
+    has_images = False
+    for index, message in enumerate(messages):
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise _wrong(f"messages.{index}", "must be an object with a role")
+        content = message.get("content")
+        parts = content if isinstance(content, list) else [{"type": "text", "text": content or ""}]
+        for part in parts:
+            if not isinstance(part, dict) or not isinstance(part.get("text", ""), str):
+                raise _wrong(f"messages.{index}.content", "must be text or a list of content parts")
+            texts.append(part.get("text", ""))
+            has_images = has_images or part.get("type") == "image_url"
+    return texts, has_images
+
+
+def _wrong(param: str, message: str) -> RequestRefused:
+    return RequestRefused(HTTPStatus.UNPROCESSABLE_ENTITY, f"{param} {message}", param)

@@ -1,0 +1,248 @@
+"""The way of one request: authenticate, tier, plan, run, settle. Knows pools, a ledger and values; no HTTP."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Protocol
+
+from clusters.grid import CarbonFeed
+from clusters.sites import Site
+from placement.energy_rates import EnergyRates
+from placement.plan import ExchangeRates, Plan, PoolSnapshot, RequestNeeds, plan
+from placement.tiers import Tier, classify
+from receipts.draft import Attempt, RequestContext
+from serve.chat_request import ChatRequest
+from serve.errors import AttemptFailed, RequestRefused
+from serve.messages import Payload, Refused, ReplicaItem, Settled, Started
+
+_LOG = logging.getLogger(__name__)
+_DEFAULT_OUTPUT_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """What the door knows of one pool."""
+
+    key: str
+    model: str
+    model_revision: str | None
+    site: Site
+    capable_up_to: Tier
+    context_tokens: int
+    features: frozenset[str]
+    prior_microjoules_per_token: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """USD per kWh at the silicon and the version of that price."""
+
+    usd_per_kwh: float
+    version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deadlines:
+    """Seconds until the door gives an attempt up: without a first item, and between items."""
+
+    first_item_s: float
+    between_items_s: float
+
+
+class Dispatch(Protocol):
+    """Runs one attempt on a pool's replicas."""
+
+    def __call__(
+        self, pool: str, request_id: str, context: bytes, body: Mapping[str, Any]
+    ) -> AsyncGenerator[ReplicaItem, None]:
+        """Stream the attempt; closing the iterator aborts it.
+
+        Raises:
+            AttemptFailed: the replica died or could not be reached.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """An attempt that has begun to answer; ``items`` end with `Settled`."""
+
+    request_id: str
+    pool: Pool
+    tier: Tier
+    started: Started
+    items: AsyncGenerator[Payload | Settled, None]
+
+
+class Door:
+    """Takes authenticated chat requests to the cheapest capable pool."""
+
+    def __init__(
+        self,
+        *,
+        pools: Mapping[str, Pool],
+        dispatch: Dispatch,
+        carbon: CarbonFeed,
+        price: Price,
+        rates: ExchangeRates,
+        deadlines: Deadlines,
+        random_bytes: Callable[[int], bytes],
+    ) -> None:
+        self._pools = pools
+        self._dispatch = dispatch
+        self._carbon = carbon
+        self._price = price
+        self._rates = rates
+        self._deadlines = deadlines
+        self._random_bytes = random_bytes
+        self._energy = EnergyRates({pool.key: pool.prior_microjoules_per_token for pool in pools.values()})
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the models that some pool serves."""
+        return tuple(sorted({pool.model for pool in self._pools.values()}))
+
+    def new_request_id(self) -> str:
+        """128 random bits as 32 hex digits; the receipt, the answer and the energy book all carry it."""
+        return self._random_bytes(16).hex()
+
+    def plan(self, request: ChatRequest, tier: Tier) -> Plan:
+        """Rank the pools for this request.
+
+        Raises:
+            RequestRefused: 404 for a model that no pool serves.
+        """
+        if not request.is_auto and request.model not in self.models:
+            raise RequestRefused(
+                HTTPStatus.NOT_FOUND,
+                f"there is no model {request.model!r}; use 'auto' or one of: {', '.join(self.models)}",
+                "model",
+            )
+        needs = RequestNeeds(
+            model=None if request.is_auto else request.model,
+            tier=tier,
+            region=None,
+            expected_tokens=request.expected_tokens(_DEFAULT_OUTPUT_TOKENS),
+            features=request.features,
+        )
+        return plan(needs, map(self._snapshot, self._pools.values()), self._rates)
+
+    async def answer(self, request_id: str, account: str, tag: str | None, request: ChatRequest) -> Answer:
+        """Run the request on the best pool; when an attempt fails before its first item, on the next one.
+
+        Raises:
+            RequestRefused: the request is wrong, no pool can serve it, or every attempt failed (502).
+        """
+        tier = classify(request.signs)
+        ranked = self.plan(request, tier)
+        if not ranked.candidates:
+            reasons = "; ".join(f"{refused.pool}: {refused.reason}" for refused in ranked.rejections)
+            raise RequestRefused(HTTPStatus.UNPROCESSABLE_ENTITY, f"no pool can serve this request: {reasons}")
+        failed: list[Attempt] = []
+        for candidate in ranked.candidates:
+            pool = self._pools[candidate.pool]
+            context = self._context(request_id, account, tag, tier, pool, tuple(failed))
+            items = self._dispatch(pool.key, request_id, context.to_json(), _engine_body(request, pool))
+            try:
+                first = await self._next(items, self._deadlines.first_item_s)
+            except AttemptFailed as failure:
+                _LOG.warning("attempt %d of %s on %s failed: %s", len(failed) + 1, request_id, pool.key, failure)
+                failed.append(Attempt(pool=pool.key, outcome=failure.outcome, energy_microjoules=None))
+                continue
+            if isinstance(first, Refused):
+                raise RequestRefused(HTTPStatus(first.status), first.message, first.param)
+            assert isinstance(first, Started), f"a replica's first item was {type(first).__name__}"
+            rest = self._rest(items, pool)
+            return Answer(request_id=request_id, pool=pool, tier=tier, started=first, items=rest)
+        raise RequestRefused(HTTPStatus.BAD_GATEWAY, f"all {len(failed)} attempts failed: {failed[-1].outcome}")
+
+    async def _rest(
+        self, items: AsyncGenerator[ReplicaItem, None], pool: Pool
+    ) -> AsyncGenerator[Payload | Settled, None]:
+        async with aclosing(items):
+            while True:
+                item = await self._next(items, self._deadlines.between_items_s)
+                assert isinstance(item, Payload | Settled), f"unexpected {type(item).__name__} in an answer"
+                if isinstance(item, Settled):
+                    self._learn(pool, item)
+                    yield item
+                    return
+                yield item
+
+    async def _next(self, items: AsyncGenerator[ReplicaItem, None], deadline_s: float) -> ReplicaItem:
+        try:
+            async with asyncio.timeout(deadline_s):
+                return await anext(items)
+        except TimeoutError as silent:
+            await items.aclose()
+            raise AttemptFailed("timeout", f"nothing came for {deadline_s:g} s") from silent
+        except StopAsyncIteration as short:
+            raise AttemptFailed("cut short", "the replica stopped before the receipt") from short
+
+    def _learn(self, pool: Pool, settled: Settled) -> None:
+        receipt = json.loads(settled.receipt)
+        joules, tokens = receipt["energy"]["total_joules"], receipt["workload"]["tokens"]
+        if joules is not None:
+            self._energy.observe(pool.key, tokens["input"] + tokens["output"], round(joules * 1e6))
+
+    def _snapshot(self, pool: Pool) -> PoolSnapshot:
+        return PoolSnapshot(
+            pool=pool.key,
+            model=pool.model,
+            region=pool.site.region,
+            country=pool.site.country,
+            capable_up_to=pool.capable_up_to,
+            context_tokens=pool.context_tokens,
+            features=pool.features,
+            microjoules_per_token=self._energy.microjoules_per_token(pool.key),
+            usd_per_kwh=self._price.usd_per_kwh,
+            dc_pue=pool.site.dc_pue,
+            grid_intensity_gco2_per_kwh=self._carbon.intensity(pool.site.grid_zone).gco2_per_kwh,
+        )
+
+    def _context(
+        self,
+        request_id: str,
+        account: str,
+        tag: str | None,
+        tier: Tier,
+        pool: Pool,
+        failed: tuple[Attempt, ...],
+    ) -> RequestContext:
+        grid = self._carbon.intensity(pool.site.grid_zone)
+        return RequestContext(
+            receipt_id=f"rcpt_{request_id}",
+            workload_id=f"chatcmpl-{request_id}",
+            kind="ml-inference",
+            model=pool.model,
+            model_revision=pool.model_revision,
+            customer_tag=tag,
+            account=account,
+            tier=tier.value,
+            operator_name=pool.site.operator,
+            region=pool.site.region,
+            simulated=False,
+            legal_entity=pool.site.legal_entity,
+            country=pool.site.country,
+            dc_pue=pool.site.dc_pue,
+            dc_ref_renewable_share=pool.site.dc_ref_renewable_share,
+            grid_zone=grid.zone,
+            grid_intensity_gco2_per_kwh=grid.gco2_per_kwh,
+            grid_source=grid.source,
+            grid_as_of=grid.as_of,
+            grid_is_estimated=grid.is_estimated,
+            usd_per_kwh=self._price.usd_per_kwh,
+            price_version=self._price.version,
+            attempts=failed,
+        )
+
+
+def _engine_body(request: ChatRequest, pool: Pool) -> dict[str, Any]:
+    """The client's body for the engine: the chosen model's name, and usage always counted."""
+    body = {**request.body, "model": pool.model}
+    if request.stream:
+        body["stream_options"] = {**(request.body.get("stream_options") or {}), "include_usage": True}
+    return body

@@ -1,0 +1,69 @@
+"""What an engine is, to everything but the module that holds vLLM, and how one is started inside a replica."""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from serve.weights import WeightsSource, prepare
+
+
+class Engine(Protocol):
+    """Answers chat completions in OpenAI's shapes and reports its steps to the host meter."""
+
+    def chat(
+        self, request_id: str, body: Mapping[str, Any], delivered: Sequence[int] = ()
+    ) -> AsyncGenerator[bytes, None]:
+        """Server-sent events when ``body["stream"]`` is true, else one JSON body; closing it aborts the request.
+
+        Raises:
+            RequestRefused: the request is wrong; raised before the first item.
+        """
+
+    async def check(self) -> None:
+        """Raise when the engine can no longer answer."""
+
+    def stop(self) -> None:
+        """Stop every process the engine started."""
+
+
+class EngineSpec(Protocol):
+    """Starts an `Engine`; a value that travels to the replica's process."""
+
+    async def start(self, meter_socket: str, replica: str) -> Engine:
+        """Start the engine and wait until it is ready; errors are the engine's own."""
+
+    @property
+    def model_revision(self) -> str | None:
+        """The revision that goes on receipts; None when unknown before the start."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VllmSpec:
+    """vLLM with these weights. ``arguments`` are vLLM's own engine arguments by command-line name, no dashes.
+
+    ``threads`` is how many OpenMP threads the engine computes with on a CPU; None is every core.
+    """
+
+    model_name: str
+    weights: WeightsSource
+    cache_dir: Path
+    context_tokens: int
+    arguments: Mapping[str, str | int | float | bool | None]
+    threads: int | None
+
+    async def start(self, meter_socket: str, replica: str) -> Engine:
+        """Prepare the weights on this node and start vLLM; imported here, since only a replica needs it."""
+        weights = await asyncio.to_thread(prepare, self.weights, self.cache_dir)
+        # Ray sets it to the CPUs that it reserves; OpenMP reads it when torch is imported, here and in the children.
+        os.environ["OMP_NUM_THREADS"] = str(self.threads or os.cpu_count() or 1)
+        from serve.engine import ChatEngine
+
+        return await ChatEngine.start(self, weights, meter_socket, replica)
+
+    @property
+    def model_revision(self) -> str | None:
+        """The revision of the weights as named in the settings."""
+        return self.weights.revision

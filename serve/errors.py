@@ -1,0 +1,43 @@
+"""What can go wrong in the serving room.
+
+ServeError
+├── WeightsUnavailable   a model's weights cannot be made loadable
+├── EngineStartFailed    the engine died before it was ready; the message is the engine's own reason
+├── AttemptFailed        a replica died, hung or could not be reached; another may be tried
+└── RequestRefused       the client's request is wrong or cannot be served; becomes OpenAI's error envelope
+"""
+
+from http import HTTPStatus
+
+
+class ServeError(Exception):
+    """Root of this room's errors."""
+
+
+class WeightsUnavailable(ServeError):
+    """A model's weights are missing or cannot be converted."""
+
+
+class EngineStartFailed(ServeError):
+    """The engine did not become ready; the message carries its own reason."""
+
+
+class RequestRefused(ServeError):
+    """An answer other than 200, for the client.
+
+    ``message`` is shown as it is, so it must never quote a prompt.
+    """
+
+    def __init__(self, status: HTTPStatus, message: str, param: str | None = None) -> None:
+        super().__init__(status, message, param)
+        self.status = status
+        self.message = message
+        self.param = param
+
+
+class AttemptFailed(ServeError):
+    """A replica died, hung or could not be reached; ``outcome`` is the word for it on the receipt."""
+
+    def __init__(self, outcome: str, message: str) -> None:
+        super().__init__(message)
+        self.outcome = outcome

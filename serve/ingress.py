@@ -1,0 +1,210 @@
+"""The HTTP ingress: OpenAI's routes in front of the `Door`, receipts and the group key for everyone who asks."""
+
+import json
+import logging
+import time
+import traceback
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
+from ray.serve.handle import DeploymentHandle
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serve.answer import energy_headers, unary_body, with_energy
+from serve.chat_request import ChatRequest, parse_chat, parse_json_object, read_body
+from serve.dispatch import ServeDispatch
+from serve.door import Answer, Dispatch, Door
+from serve.errors import AttemptFailed, RequestRefused
+from serve.messages import Payload
+from serve.openai_errors import envelope, known_status, stream_error
+
+_LOG = logging.getLogger(__name__)
+_TAG_MAX_CHARACTERS = 128
+_WAIT_FOR_SIGNATURE_S = 2.0
+_BEARER = "bearer "
+
+
+class Ingress:
+    """A Serve deployment's class: builds the door and the HTTP application inside the replica."""
+
+    def __init__(
+        self,
+        build_door: Callable[[Dispatch], Door],
+        ledger: ActorHandle[Any],
+        group_key: dict[str, Any],
+        pools: dict[str, DeploymentHandle[Any]],
+    ) -> None:
+        self._app = build_app(build_door(ServeDispatch(pools)), ledger, group_key)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Ray Serve's hook for an application made at the replica's start."""
+        return self._app
+
+
+def build_app(door: Door, ledger: ActorHandle[Any], group_key: dict[str, Any]) -> FastAPI:
+    """The HTTP application. ``ledger`` is the ledger actor; ``group_key`` is what `/v1/keys/group` answers."""
+    app = FastAPI(title="Joule Mesh", docs_url=None, redoc_url=None)
+    routes = _Routes(door, ledger, group_key)
+    app.add_api_route("/healthz", routes.healthz, methods=["GET"])
+    app.add_api_route("/v1/models", routes.models, methods=["GET"])
+    app.add_api_route("/v1/chat/completions", routes.chat_completions, methods=["POST"], response_model=None)
+    app.add_api_route("/v1/receipts/{receipt_id}", routes.receipt, methods=["GET"], response_model=None)
+    app.add_api_route("/v1/keys/group", routes.group, methods=["GET"])
+    app.add_middleware(_RequestIds, new_request_id=door.new_request_id)
+    app.add_exception_handler(RequestRefused, _refused)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RayActorError, _ledger_away)
+    app.add_exception_handler(Exception, _unforeseen)
+    return app
+
+
+class _RequestIds:
+    """Gives every request its id before anything can go wrong with it. Plain ASGI, so that streams pass untouched."""
+
+    def __init__(self, app: ASGIApp, new_request_id: Callable[[], str]) -> None:
+        self._app = app
+        self._new_request_id = new_request_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope.setdefault("state", {})["request_id"] = self._new_request_id()
+        await self._app(scope, receive, send)
+
+
+class _Routes:
+    def __init__(self, door: Door, ledger: ActorHandle[Any], group_key: dict[str, Any]) -> None:
+        self._door = door
+        self._ledger = ledger
+        self._group_key = group_key
+
+    async def healthz(self) -> dict[str, str]:
+        """Whether the ingress answers."""
+        return {"status": "ok"}
+
+    async def group(self) -> dict[str, Any]:
+        """The group public key that receipts verify under."""
+        return self._group_key
+
+    async def models(self, request: Request) -> dict[str, Any]:
+        """The models that some pool serves, in OpenAI's list shape."""
+        await self._account(request)
+        created = int(time.time())
+        listed = [
+            {"id": model, "object": "model", "created": created, "owned_by": "joule-mesh"}
+            for model in ("auto", *self._door.models)
+        ]
+        return {"object": "list", "data": listed}
+
+    async def receipt(self, request: Request, receipt_id: str) -> Response:
+        """One receipt of the caller's account, waiting briefly for its signature."""
+        account = await self._account(request)
+        stored = await self._ledger.receipt.remote(receipt_id, account, _WAIT_FOR_SIGNATURE_S)
+        if stored is None:
+            raise RequestRefused(HTTPStatus.NOT_FOUND, f"this account has no receipt {receipt_id!r}", "receipt_id")
+        return Response(stored.document_bytes(), media_type="application/json")
+
+    async def chat_completions(self, request: Request) -> Response:
+        """Answer one chat completion, streaming or unary, with its joules."""
+        account = await self._account(request)
+        tag = _customer_tag(request)
+        body = await read_body(request.stream(), request.headers.get("content-length"))
+        chat = parse_chat(parse_json_object(body))
+        answer = await self._door.answer(request.state.request_id, account, tag, chat)
+        return _streamed(answer, chat) if chat.stream else await _unary(answer)
+
+    async def _account(self, request: Request) -> str:
+        header = request.headers.get("authorization", "")
+        key = header[len(_BEARER) :].strip() if header.lower().startswith(_BEARER) else ""
+        account = await self._ledger.account_of.remote(key) if key else None
+        if account is None:
+            raise RequestRefused(
+                HTTPStatus.UNAUTHORIZED,
+                "missing or unknown API key; send `Authorization: Bearer jc_LIVE_…`",
+            )
+        return str(account)
+
+
+def _customer_tag(request: Request) -> str | None:
+    tag = request.headers.get("x-customer-tag")
+    if tag is not None and (not 1 <= len(tag) <= _TAG_MAX_CHARACTERS or not all(" " <= char <= "~" for char in tag)):
+        raise RequestRefused(
+            HTTPStatus.BAD_REQUEST,
+            f"X-Customer-Tag must be 1 to {_TAG_MAX_CHARACTERS} visible ASCII characters",
+        )
+    return tag
+
+
+def _answer_headers(answer: Answer) -> dict[str, str]:
+    site = answer.pool.site
+    return {
+        "X-Receipt-Id": f"rcpt_{answer.request_id}",
+        "X-Routed-To": f"{site.operator}/{site.region}/{answer.started.silicon}",
+        "X-Energy-Method": answer.started.energy_method or "unavailable",
+    }
+
+
+async def _unary(answer: Answer) -> Response:
+    payload: bytes | None = None
+    try:
+        async for item in answer.items:
+            if isinstance(item, Payload):
+                payload = item.data
+            else:
+                receipt = json.loads(item.receipt)
+    except AttemptFailed as failure:
+        raise RequestRefused(HTTPStatus.BAD_GATEWAY, f"the answer broke off: {failure.outcome}") from failure
+    assert payload is not None, "a replica settled without an answer"
+    headers = {**_answer_headers(answer), **energy_headers(receipt)}
+    return Response(unary_body(payload, receipt), media_type="application/json", headers=headers)
+
+
+def _streamed(answer: Answer, chat: ChatRequest) -> Response:
+    return StreamingResponse(_events(answer, chat), media_type="text/event-stream", headers=_answer_headers(answer))
+
+
+async def _events(answer: Answer, chat: ChatRequest) -> AsyncGenerator[bytes, None]:
+    async with aclosing(answer.items) as items:
+        try:
+            async for event in with_energy(items, include_usage=chat.include_usage):
+                yield event
+        except AttemptFailed as failure:
+            yield stream_error(HTTPStatus.BAD_GATEWAY, f"the answer broke off: {failure.outcome}", answer.request_id)
+
+
+def _error(request: Request, status: HTTPStatus, message: str, param: str | None = None) -> JSONResponse:
+    headers = {"WWW-Authenticate": "Bearer"} if status is HTTPStatus.UNAUTHORIZED else None
+    body = envelope(status, message, param, request.state.request_id)
+    return JSONResponse(body, status.value, headers=headers)
+
+
+async def _refused(request: Request, refusal: Exception) -> Response:
+    assert isinstance(refusal, RequestRefused)
+    return _error(request, known_status(refusal.status), refusal.message, refusal.param)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """Routes and methods that do not exist."""
+    assert isinstance(error, HTTPException)
+    message = f"{error.detail}: {request.method} {request.url.path}"
+    return _error(request, known_status(error.status_code), message)
+
+
+async def _ledger_away(request: Request, error: Exception) -> Response:
+    _LOG.error("request %s: the ledger is away: %s", request.state.request_id, type(error).__name__)
+    return _error(request, HTTPStatus.SERVICE_UNAVAILABLE, "the ledger is restarting; try again in a moment")
+
+
+async def _unforeseen(request: Request, error: Exception) -> Response:
+    """A fault of ours: logged by its type and place, since its text could quote a prompt."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames[-4:]))
+    _LOG.error("request %s: %s at %s", request.state.request_id, type(error).__name__, where)
+    return _error(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal error; the request id tells where to look")

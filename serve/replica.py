@@ -1,0 +1,80 @@
+"""One replica of a pool: an engine, its place in the host meter's book, and the stream of one answer."""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import ray.serve as ray_serve
+from ray.actor import ActorHandle
+
+from metering.metered_replica import ReplicaRegistration
+from serve.engine_spec import Engine, EngineSpec
+from serve.errors import RequestRefused
+from serve.messages import Payload, Refused, ReplicaItem, Settled, Started
+from serve.meter_actor import MeterCard, meter_of_this_host
+
+_LOG = logging.getLogger(__name__)
+
+
+class EngineReplica:
+    """A Serve deployment's class: starts the engine, registers with the host meter, answers.
+
+    The energy of everything before registration is the mesh's overhead, warm-up included.
+    """
+
+    async def __init__(self, spec: EngineSpec, model: str, namespace: str) -> None:  # type: ignore[misc]
+        self._replica: str = ray_serve.get_replica_context().replica_id.unique_id
+        self._meter: ActorHandle[Any] = meter_of_this_host(namespace)
+        self._card: MeterCard = await self._meter.card.remote()
+        await self._meter.register.remote(
+            ReplicaRegistration(replica=self._replica, pid=os.getpid(), model=model, device_ids=self._card.gpu_ids)
+        )
+        self._engine: Engine = await spec.start(self._card.socket_path, self._replica)
+
+    async def check_health(self) -> None:
+        """Ray Serve's probe: a dead engine gets the replica replaced."""
+        await self._engine.check()
+
+    async def chat(
+        self, request_id: str, context: bytes, body: Mapping[str, Any], delivered: Sequence[int] = ()
+    ) -> AsyncGenerator[ReplicaItem, None]:
+        """Answer one request: `Started`, then `Payload` items, then `Settled`; or `Refused` alone.
+
+        However it ends (finished, cut off by the client, failed), the host meter settles the request, and delivers
+        the settlement to the ledger itself when nobody is left here to wait for it.
+        """
+        await self._meter.begin.remote(request_id, self._replica, context)
+        outcome = "aborted"
+        try:
+            async with aclosing(self._engine.chat(request_id, body, delivered)) as payloads:
+                async for item in self._started(payloads):
+                    yield item
+            outcome = "finished"
+        except RequestRefused as refusal:
+            outcome = "refused"
+            yield Refused(status=refusal.status.value, message=refusal.message, param=refusal.param)
+        except Exception:
+            outcome = "failed"
+            raise
+        finally:
+            # Not awaited here: a cancelled generator may not wait, and the settlement must happen all the same.
+            settling = self._meter.settle.remote(request_id, outcome)
+        if outcome == "finished":
+            yield Settled(await settling)
+
+    async def _started(self, payloads: AsyncGenerator[bytes, None]) -> AsyncGenerator[ReplicaItem, None]:
+        """Prefix the first payload with `Started`: an engine that refuses has not started."""
+        async for payload in payloads:
+            yield Started(replica=self._replica, silicon=self._card.silicon, energy_method=self._card.energy_method)
+            yield Payload(payload)
+            break
+        async for payload in payloads:
+            yield Payload(payload)
+
+    async def __del__(self) -> None:
+        """Ray Serve awaits this on a graceful stop."""
+        if hasattr(self, "_engine"):
+            await asyncio.to_thread(self._engine.stop)

@@ -1,0 +1,82 @@
+"""A real local Ray with the whole mesh on it, and an engine that needs no model."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+
+_SERVE_ECHO = Path(__file__).with_name("serve_echo.py")
+_STOP_DEADLINE_S = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EchoMesh:
+    url: str
+    key: str
+    data_dir: Path
+    process: "subprocess.Popen[str]"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"}
+
+    def chat(self, text: str, **body: object) -> requests.Response:
+        messages = [{"role": "user", "content": text}]
+        return requests.post(
+            f"{self.url}/v1/chat/completions",
+            json={"model": "auto", "messages": messages, **body},
+            headers=self.headers,
+            stream=bool(body.get("stream")),
+            timeout=60,
+        )
+
+    def receipt(self, receipt_id: str) -> dict:
+        response = requests.get(f"{self.url}/v1/receipts/{receipt_id}", headers=self.headers, timeout=60)
+        response.raise_for_status()
+        return response.json()
+
+    def wait_until(self, holds: Callable[[], bool], deadline_s: float = 30) -> bool:
+        give_up = time.monotonic() + deadline_s
+        while time.monotonic() < give_up:
+            if holds():
+                return True
+            time.sleep(0.1)
+        return False
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def running_echo_mesh(data_dir: Path) -> Iterator[EchoMesh]:
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, str(_SERVE_ECHO), str(data_dir), str(port)], stdout=subprocess.PIPE, text=True, env=os.environ
+    )
+    assert process.stdout is not None
+    try:
+        key = process.stdout.readline().strip()
+        assert process.stdout.readline() == "ready\n", "the mesh did not start; its reason is above"
+        yield EchoMesh(url=f"http://127.0.0.1:{port}", key=key, data_dir=data_dir, process=process)
+    finally:
+        process.terminate()
+        process.wait(_STOP_DEADLINE_S)
+        process.stdout.close()
+    assert process.returncode == 0
+
+
+def events(response: requests.Response) -> list[object]:
+    """The parsed events of a stream; the last is the string ``[DONE]``."""
+    lines = [line.removeprefix("data: ") for line in response.iter_lines(decode_unicode=True) if line]
+    return [line if line == "[DONE]" else json.loads(line) for line in lines]

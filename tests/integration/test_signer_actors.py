@@ -1,0 +1,141 @@
+"""The signing group on a real local Ray: five actor processes, killed and started again."""
+
+import asyncio
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import pytest
+import ray
+from nacl.signing import VerifyKey
+
+from receipts.canonical import canonical_bytes
+from receipts.share_secret import ShareSecretSource, create_development_secret
+from receipts.signer_actors import RaySigner, SignerSettings, start_signers, stop_signers
+from receipts.signer_group import SignerGroup
+from receipts.signer_messages import SignedMessage, SignerStatus, SigningRefused
+from receipts.signer_policy import ReceiptRules
+from receipts.signing_errors import QuorumUnavailable, ShareUnusable, SignerUnavailable
+
+TEMPLATE = Path(__file__).parents[1] / "unit" / "receipts" / "data" / "unsigned-receipt.json"
+
+
+def chain(length: int, key_id: str) -> list[bytes]:
+    """Signed bytes of one account's first receipts."""
+    document = json.loads(TEMPLATE.read_text())
+    document["verification"]["key_id"] = key_id
+    messages: list[bytes] = []
+    for seq in range(1, length + 1):
+        previous = hashlib.sha256(messages[-1]).hexdigest() if messages else None
+        document["chain"] = {"seq": seq, "prev_sha256": previous}
+        messages.append(canonical_bytes(document))
+    return messages
+
+
+class Book:
+    """A ledger's signed receipts."""
+
+    def __init__(self) -> None:
+        self.signed: dict[int, SignedMessage] = {}
+
+    async def signed_receipt(self, account: str, seq: int) -> SignedMessage | None:
+        assert account == "acme"
+        return self.signed.get(seq)
+
+
+@pytest.fixture
+def local_ray() -> Iterator[str]:
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield ray.get_runtime_context().get_node_id()
+    ray.shutdown()
+
+
+class House:
+    """Folders that outlive the actors."""
+
+    def __init__(self, folder: Path, node_id: str) -> None:
+        self.folder = folder
+        self.node_id = node_id
+        self.book = Book()
+        self.secret = folder / "share-secret"
+        create_development_secret(self.secret, os.urandom)
+
+    def start_actors(self, secret: Path | None = None, name_prefix: str = "signer") -> dict[int, RaySigner]:
+        settings = [
+            SignerSettings(
+                identifier=each,
+                folder=self.folder / f"signer-{each}",
+                share_secret=ShareSecretSource(file=secret or self.secret),
+                make_policy=partial(ReceiptRules, wall_clock_ns=time.time_ns),
+            )
+            for each in range(1, 6)
+        ]
+        return start_signers(settings, [self.node_id], name_prefix=name_prefix)
+
+    async def start_group(self, ports: dict[int, RaySigner]) -> SignerGroup:
+        return await SignerGroup.start(
+            ports, record_path=self.folder / "group.json", heads=self.book, random_bytes=os.urandom
+        )
+
+    async def sign(self, group: SignerGroup, messages: Sequence[bytes]) -> None:
+        """Sign, verify with another library, and keep as the ledger does."""
+        for message, signature in zip(messages, await group.sign(messages), strict=True):
+            assert not isinstance(signature, SigningRefused), signature
+            VerifyKey(group.public_key).verify(message, signature)
+            self.book.signed[json.loads(message)["chain"]["seq"]] = SignedMessage(message=message, signature=signature)
+
+
+async def status_once_back(actor: RaySigner) -> SignerStatus:
+    """Calls fail while Ray brings the process up again."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            return await actor.status()
+        except SignerUnavailable:
+            await asyncio.sleep(0.1)
+    return await actor.status()
+
+
+async def test_the_life_of_a_signing_group(local_ray: str, tmp_path: Path) -> None:
+    house = House(tmp_path, local_ray)
+    actors = house.start_actors()
+    group = await house.start_group(actors)
+    messages = chain(58, group.key_id)
+    await house.sign(group, messages[:50])
+
+    # Ray starts a killed actor again, without its nonces; nobody notices.
+    ray.kill(actors[1].handle, no_restart=False)
+    await house.sign(group, messages[50:52])
+
+    for each in (1, 2):
+        ray.kill(actors[each].handle, no_restart=True)
+    await house.sign(group, messages[52:54])
+
+    ray.kill(actors[3].handle, no_restart=True)
+    with pytest.raises(QuorumUnavailable, match="2 of 3"):
+        await group.sign(messages[54:56])
+    stop_signers(actors)
+
+    again = await house.start_group(house.start_actors(name_prefix="again"))
+    assert again.public_key == group.public_key
+    await house.sign(again, messages[54:58])
+
+    wrong = tmp_path / "wrong-secret"
+    wrong.write_text(bytes(32).hex())
+    with pytest.raises(ShareUnusable, match="another share secret"):
+        await house.start_group(house.start_actors(secret=wrong, name_prefix="wrong"))
+
+
+async def test_a_restarted_actor_comes_back_with_its_share(local_ray: str, tmp_path: Path) -> None:
+    house = House(tmp_path, local_ray)
+    actors = house.start_actors()
+    group = await house.start_group(actors)
+    before = await actors[2].status()
+    ray.kill(actors[2].handle, no_restart=False)
+    after = await status_once_back(actors[2])
+    assert after == before
+    assert after.record == group.record

@@ -1,0 +1,71 @@
+import importlib.resources
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mesh.errors import BadSettings
+from mesh.settings import load_settings
+
+
+def _builtin() -> dict:
+    return yaml.safe_load(importlib.resources.files("clusters").joinpath("local.yaml").read_text())
+
+
+def _load(tmp_path: Path, document: object):
+    path = tmp_path / "mesh.yaml"
+    path.write_text(document if isinstance(document, str) else yaml.safe_dump(document))
+    return load_settings(path, port=None, data_dir=None)
+
+
+def test_the_builtin_settings_are_valid_and_listen_on_loopback_only(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings(None, port=None, data_dir=None)
+    assert settings.mesh.host == "127.0.0.1"
+    assert settings.pools[0].key == "smollm2-135m-instruct@self-hosted/local"
+    assert settings.mesh.data_dir.is_absolute()
+
+
+def test_a_mesh_yaml_beside_the_caller_is_used(tmp_path, monkeypatch):
+    document = _builtin()
+    document["mesh"]["port"] = 8123
+    (tmp_path / "mesh.yaml").write_text(yaml.safe_dump(document))
+    monkeypatch.chdir(tmp_path)
+    assert load_settings(None, port=None, data_dir=None).mesh.port == 8123
+
+
+def test_port_and_data_folder_can_be_given(tmp_path):
+    settings = load_settings(None, port=9, data_dir=tmp_path)
+    assert (settings.mesh.port, settings.mesh.data_dir) == (9, tmp_path)
+
+
+def test_an_unknown_field_is_refused_with_its_place(tmp_path):
+    document = _builtin()
+    document["models"][0]["colour"] = "red"
+    with pytest.raises(BadSettings, match=r"models\.0\.colour"):
+        _load(tmp_path, document)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda d: d["pools"][0].update(model="nope"), "no model 'nope'"),
+        (lambda d: d["pools"][0].update(site="nope"), "no site 'nope'"),
+        (lambda d: d["pools"].append(dict(d["pools"][0])), "defined twice"),
+        (lambda d: d["models"][0].update(weights={}), "exactly one of"),
+        (lambda d: d["models"][0]["weights"].update(revision="x"), "revision goes with hub"),
+        (lambda d: d["mesh"].update(port=0), r"mesh\.port"),
+        (lambda d: d["sites"][0].update(dc_pue=0.9), "dc_pue"),
+    ],
+)
+def test_contradictions_are_refused(tmp_path, change, says):
+    document = _builtin()
+    change(document)
+    with pytest.raises(BadSettings, match=says):
+        _load(tmp_path, document)
+
+
+@pytest.mark.parametrize("text", ["a: [", "- just\n- a list", "", "\x00"])
+def test_garbage_is_refused_and_names_the_file(tmp_path, text):
+    with pytest.raises(BadSettings, match=r"mesh\.yaml"):
+        _load(tmp_path, text)

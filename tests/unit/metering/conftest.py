@@ -1,0 +1,261 @@
+"""A simulated host: every clock, counter, process and engine step of it is what the test says."""
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from clusters.silicon import DetectedCpu
+from metering.calibration import Calibration
+from metering.counters.counter import CounterFacts, Reading
+from metering.counters.detect import Sensors
+from metering.cpu_shares import CpuUse
+from metering.engine_steps import RequestWork, StepBegan, StepEnded
+from metering.errors import CounterLost, ProcessGone
+from metering.host_meter import HostMeter
+from metering.journal import Journal
+from metering.metered_replica import ReplicaRegistration
+
+GPU = "GPU-0a1b"
+
+
+class FakeClock:
+    def __init__(self):
+        self.now_ns = 5_000_000_000
+
+    def monotonic_ns(self):
+        return self.now_ns
+
+    def wall_ns(self):
+        return 1_780_000_000_000_000_000 + self.now_ns
+
+
+class FakeCounter:
+    """Counts what it is given; wraps where its facts say, and can be reset or lost."""
+
+    def __init__(self, clock, **changes):
+        facts = {
+            "device_id": "cpu-package-0",
+            "method": "rapl",
+            "scope": "cpu-package",
+            "period_ns": 1_000_000,
+            "wrap_microjoules": None,
+            "maximum_power_milliwatts": 1_000_000,
+            "error_percent": 5.0,
+            "best_confidence": "measured-apportioned",
+            "closes_at_will": True,
+        }
+        self.facts = CounterFacts(**{**facts, **changes})
+        self.value = 0
+        self.is_lost = False
+        self._clock = clock
+
+    def add(self, microjoules):
+        self.value += microjoules
+        if self.facts.wrap_microjoules is not None:
+            self.value %= self.facts.wrap_microjoules
+
+    def read(self):
+        if self.is_lost:
+            raise CounterLost(f"{self.facts.device_id}: gone")
+        return Reading(energy_microjoules=self.value, at_monotonic_ns=self._clock.now_ns)
+
+
+class FakeProcesses:
+    def __init__(self):
+        self.pids = {}
+        self.running = {}
+        self.is_lost = False
+        self._dead = set()
+        self.use_ns = {}
+        self.overhead_ns = 0
+        self.foreign_ns = 0
+
+    def add(self, replica, pid):
+        if pid not in self.running:
+            raise ProcessGone(f"no process {pid}")
+        self.pids[replica] = pid
+
+    def remove(self, replica):
+        self.pids.pop(replica, None)
+        self.use_ns.pop(replica, None)
+        self._dead.discard(replica)
+
+    def dead(self):
+        return frozenset(self._dead)
+
+    def started_ticks(self, pid):
+        return self.running.get(pid)
+
+    def since_last(self):
+        if self.is_lost:
+            raise CounterLost("/proc/stat: gone")
+        self._dead |= {replica for replica, pid in self.pids.items() if pid not in self.running}
+        known = {replica: self.use_ns.get(replica, 0) for replica in self.pids}
+        use = CpuUse(replicas_ns=known, overhead_ns=self.overhead_ns, foreign_ns=self.foreign_ns)
+        self.use_ns, self.overhead_ns, self.foreign_ns = {}, 0, 0
+        return use
+
+
+class FakeInbox:
+    def __init__(self):
+        self.events = []
+
+    def drain(self):
+        events, self.events = self.events, []
+        return events
+
+
+@dataclass
+class FakeEngine:
+    """One replica's scheduler: at most one step runs."""
+
+    replica: str
+    clock: FakeClock
+    inbox: FakeInbox
+    step: int = 0
+    running: bool = False
+    working: list = field(default_factory=list)
+
+    def begin(self, *work):
+        self.end()
+        self.step += 1
+        self.running = True
+        self.working = list(work)
+        self.inbox.events.append(
+            StepBegan(replica=self.replica, step=self.step, at_monotonic_ns=self.clock.now_ns, work=tuple(work))
+        )
+
+    def end(self):
+        if self.running:
+            produced = {work.request_id: 1 for work in self.working}
+            self.inbox.events.append(
+                StepEnded(
+                    replica=self.replica,
+                    step=self.step,
+                    at_monotonic_ns=self.clock.now_ns,
+                    produced=produced,
+                )
+            )
+        self.running = False
+
+
+class SimulatedHost:
+    """A host with one socket, replicas on the CPU, and, if asked for, a GPU that another replica owns."""
+
+    def __init__(self, folder, *, host=None, gpu=False, replicas=("cpu-a",), **meter):
+        self.clock = FakeClock()
+        self.processes = FakeProcesses()
+        self.inbox = FakeInbox()
+        self.host_counter = FakeCounter(self.clock, **(host or {}))
+        self.gpu_counter = FakeCounter(
+            self.clock,
+            device_id=GPU,
+            method="nvml-total-energy",
+            scope="gpu",
+            period_ns=100_000_000,
+            error_percent=10.0,
+            best_confidence="measured-direct",
+            closes_at_will=False,
+        )
+        self.folder = Path(folder)
+        self._has_gpu = gpu
+        self._meter_arguments = meter
+        self.start_meter()
+        self.engines = {}
+        for number, replica in enumerate((*replicas, *(("gpu-a",) if gpu else ()))):
+            self.register(replica, 100 + number)
+
+    def start_meter(self, host_counters=None):
+        self.journal = Journal(self.folder)
+        arguments = {"calibration": Calibration(), **self._meter_arguments}
+        self.meter = HostMeter(
+            sensors=Sensors(
+                host=(self.host_counter,) if host_counters is None else host_counters,
+                devices=(self.gpu_counter,) if self._has_gpu else (),
+                cpu=DetectedCpu(
+                    vendor="amd",
+                    model="AMD EPYC",
+                    family_number=26,
+                    model_number=2,
+                    threads=2,
+                    packages=(0,),
+                ),
+                gpu_models={GPU: "NVIDIA H100 80GB HBM3"} if self._has_gpu else {},
+                notes=(),
+                host_unavailable=None,
+            ),
+            processes=self.processes,
+            inbox=self.inbox,
+            journal=self.journal,
+            clock=self.clock,
+            node="host-1",
+            **arguments,
+        )
+
+    def restart_meter(self):
+        """The meter's process is killed and started again; nothing is closed in between."""
+        self.journal.close()
+        self.processes.pids.clear()
+        self.start_meter()
+
+    def register(self, replica, pid):
+        self.processes.running[pid] = 7
+        device_ids = (GPU,) if replica.startswith("gpu") else ()
+        self.meter.register(
+            ReplicaRegistration(replica=replica, pid=pid, model="SmolLM2-135M-Instruct", device_ids=device_ids)
+        )
+        self.engines[replica] = FakeEngine(replica, self.clock, self.inbox)
+
+    def kill(self, replica):
+        del self.processes.running[self.processes.pids[replica]]
+        self.engines[replica].running = False
+
+    def run(self, milliseconds, *, watts=10, gpu_watts=300, cpu=None, overhead=0, foreign=0):
+        """Let time pass. ``cpu`` maps replicas to the part of the time they spent on one CPU thread."""
+        elapsed_ns = milliseconds * 1_000_000
+        self.clock.now_ns += elapsed_ns
+        self.host_counter.add(watts * milliseconds * 1000)
+        self.gpu_counter.add(gpu_watts * milliseconds * 1000)
+        parts = dict.fromkeys(self.engines, 1) if cpu is None else cpu
+        for replica, part in parts.items():
+            self.processes.use_ns[replica] = self.processes.use_ns.get(replica, 0) + int(part * elapsed_ns)
+        self.processes.overhead_ns += int(overhead * elapsed_ns)
+        self.processes.foreign_ns += int(foreign * elapsed_ns)
+
+    def close(self):
+        self.journal.close()
+
+
+def decode(request_id, context=40):
+    return RequestWork(request_id, 34, 0, 0, 1, context)
+
+
+def prefill(request_id, tokens=34, cached=0):
+    return RequestWork(request_id, tokens + cached, tokens, cached, 0, tokens + cached)
+
+
+def request_id(number):
+    return f"{number:032x}"
+
+
+@dataclass(frozen=True)
+class Lab:
+    """What tests take from here, as one fixture: test modules can't import each other."""
+
+    host: type = SimulatedHost
+    clock: type = FakeClock
+    counter: type = FakeCounter
+    gpu: str = GPU
+    decode: staticmethod = decode
+    prefill: staticmethod = prefill
+    request_id: staticmethod = request_id
+
+    def folder(self):
+        return tempfile.TemporaryDirectory()
+
+
+@pytest.fixture(scope="session")
+def lab():
+    return Lab()

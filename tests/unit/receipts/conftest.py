@@ -1,0 +1,175 @@
+"""Settlements, contexts and signed chains, made with a plain Ed25519 key in the group's place."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from nacl.signing import SigningKey
+
+from metering.settlement import EnergyErrors, EnergyFigures, MeteredSilicon, Settlement, TokenCounts, no_figures
+from receipts.canonical import canonical_bytes
+from receipts.document import signed_bytes, with_signature
+from receipts.draft import RequestContext, draft_receipt
+from receipts.ed25519 import key_id_of
+
+ERRORS = EnergyErrors(
+    conservation_percent=0.0, counter_percent=30.0, allocation_percent=None, allocation_reason="not calibrated"
+)
+ENERGY = EnergyFigures(
+    total_microjoules=310_000,
+    active_microjoules=295_001,
+    floor_microjoules=14_999,
+    estimated_microjoules=0,
+    unavailable_reason=None,
+    method="util-tdp",
+    method_confidence="derived",
+    scope=("cpu",),
+    counter_period_ns=10_000_000,
+    mean_batch_thousandths=1500,
+    peak_power_milliwatts=5470,
+    errors=ERRORS,
+)
+
+
+def settlement(number: int, account: str = "acme", **changes: Any) -> Settlement:
+    """Request ``number``'s settlement; a change may be to the settlement or to its context."""
+    request_id = f"{number:032x}"
+    of_settlement = {name: changes.pop(name) for name in list(changes) if name in Settlement.__dataclass_fields__}
+    whole = Settlement(
+        request_id=request_id,
+        replica="replica-1",
+        outcome="finished",
+        start_unix_ns=1_782_219_834_000_123_456 + number % 1000,
+        duration_ns=312_400_000,
+        energy=ENERGY,
+        tokens=TokenCounts(input=34, cached=16, output=128),
+        silicon=MeteredSilicon(vendor="amd", model="AMD EPYC", device_ids=("cpu-package-0",), node="host-1"),
+        context=context(number, account, **changes).to_json(),
+    )
+    return dataclasses.replace(whole, **of_settlement)
+
+
+def context(number: int, account: str = "acme", **changes: Any) -> RequestContext:
+    known: dict[str, Any] = {
+        "receipt_id": f"rcpt_{number:032x}",
+        "workload_id": f"chatcmpl-{number:032x}",
+        "kind": "ml-inference",
+        "model": "SmolLM2-135M-Instruct",
+        "model_revision": None,
+        "customer_tag": None,
+        "account": account,
+        "tier": "L0",
+        "operator_name": "this-machine",
+        "region": "local",
+        "simulated": False,
+        "legal_entity": None,
+        "country": "DE",
+        "dc_pue": 1.15,
+        "dc_ref_renewable_share": None,
+        "grid_zone": "DE",
+        "grid_intensity_gco2_per_kwh": 313.4,
+        "grid_source": "Wiesner et al., Middleware 2021",
+        "grid_as_of": "2020",
+        "grid_is_estimated": True,
+        "usd_per_kwh": 0.5,
+        "price_version": "2026-01",
+        "attempts": (),
+    }
+    return RequestContext(**{**known, **changes})
+
+
+def unavailable(number: int, account: str = "acme") -> Settlement:
+    """A settlement whose energy is not known."""
+    return settlement(number, account, energy=no_figures("the meter was restarted", ERRORS))
+
+
+@dataclass
+class Group:
+    """A signer group of one."""
+
+    key: SigningKey = field(default_factory=lambda: SigningKey(bytes(range(32))))
+
+    @property
+    def public_key(self) -> bytes:
+        return bytes(self.key.verify_key)
+
+    @property
+    def key_id(self) -> str:
+        return key_id_of(self.public_key)
+
+    def sign(self, message: bytes) -> bytes:
+        return self.key.sign(message).signature
+
+    def receipt(self, number: int, seq: int, prev_sha256: str | None, account: str = "acme", **changes: Any) -> bytes:
+        """The canonical bytes of one signed receipt."""
+        drafted = draft_receipt(
+            context(number, account, **changes),
+            settlement(number, account, **changes),
+            key_id=self.key_id,
+            seq=seq,
+            prev_sha256=prev_sha256,
+        )
+        signed = signed_bytes(drafted)
+        return with_signature(signed, self.sign(signed))
+
+    def chain(self, length: int, account: str = "acme") -> list[bytes]:
+        """An account's first receipts, signed."""
+        documents: list[bytes] = []
+        previous: str | None = None
+        for seq in range(1, length + 1):
+            number = int.from_bytes(hashlib.sha256(f"{account} {seq}".encode()).digest()[:16])
+            documents.append(self.receipt(number, seq, previous, account))
+            previous = signed_hash(documents[-1])
+        return documents
+
+    def head(self, chain: list[bytes], account: str = "acme", first_seq: int = 1, **changes: Any) -> bytes:
+        """The account head that covers these receipts, signed."""
+        head = {
+            "typ": "joule-mesh.account-head/v1",
+            "account": account,
+            "first_seq": first_seq,
+            "last_seq": first_seq + len(chain) - 1,
+            "first_sha256": signed_hash(chain[0]),
+            "last_sha256": signed_hash(chain[-1]),
+            "key_id": self.key_id,
+            **changes,
+        }
+        return canonical_bytes({**head, "signature": self.sign(canonical_bytes(head)).hex()})
+
+
+def signed_hash(document: bytes) -> str:
+    """SHA-256 of a receipt's signed bytes, found the slow way."""
+    import json
+
+    value = json.loads(document)
+    del value["verification"]["signature"]
+    return hashlib.sha256(canonical_bytes(value)).hexdigest()
+
+
+@pytest.fixture(scope="session")
+def group() -> Group:
+    return Group()
+
+
+@pytest.fixture(scope="session")
+def stranger() -> Group:
+    """Another group, whose key is not the one that is verified with."""
+    return Group(SigningKey(bytes(32)))
+
+
+@pytest.fixture(scope="session")
+def make_settlement() -> Callable[..., Settlement]:
+    return settlement
+
+
+@pytest.fixture(scope="session")
+def make_unavailable() -> Callable[..., Settlement]:
+    return unavailable
+
+
+@pytest.fixture(scope="session")
+def make_context() -> Callable[..., RequestContext]:
+    return context

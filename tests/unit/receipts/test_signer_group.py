@@ -1,0 +1,600 @@
+"""The coordinator: no one notices two dead or dishonest signers, and nothing is lost with three."""
+
+import asyncio
+import hashlib
+import json
+import os
+import re
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from nacl.signing import VerifyKey
+
+from receipts.frost.ciphersuite import Scalar, add, public_scalar
+from receipts.frost.errors import FrostError
+from receipts.group_record import GroupRecord
+from receipts.signer import Signer
+from receipts.signer_group import SignerGroup
+from receipts.signer_messages import (
+    CeremonyPlan,
+    CommitmentBatch,
+    HeadWanted,
+    Refusal,
+    RoundOnePackage,
+    SealedShare,
+    ShareRefused,
+    SignedMessage,
+    SignedStatement,
+    SigningRefused,
+    SigningReply,
+    SigningRequest,
+)
+from receipts.signer_ports import LocalSigner
+from receipts.signer_store import ChainClaim
+from receipts.signing_errors import (
+    PolicyViolation,
+    QuorumUnavailable,
+    ShareUnusable,
+    SignerUnavailable,
+    SigningError,
+)
+
+SECRET = bytes(range(32))
+MEMBERS = range(1, 6)
+
+
+class ToyPolicy:
+    """Signs JSON with account, seq and prev; refuses what says that it is wrong."""
+
+    def examine(self, message: bytes, *, key_id: str) -> ChainClaim:
+        assert len(key_id) == 16
+        body = json.loads(message)
+        if body["wrong"]:
+            raise PolicyViolation("the arithmetic is wrong")
+        return ChainClaim(
+            account=body["account"],
+            seq=body["seq"],
+            prev_sha256=None if body["prev"] is None else bytes.fromhex(body["prev"]),
+            sha256=hashlib.sha256(message).digest(),
+        )
+
+
+def chain(length: int, account: str = "acme", wrong: Iterable[int] = ()) -> list[bytes]:
+    messages: list[bytes] = []
+    previous = None
+    for seq in range(1, length + 1):
+        body = {"account": account, "seq": seq, "prev": previous, "wrong": seq in wrong}
+        messages.append(json.dumps(body).encode())
+        previous = hashlib.sha256(messages[-1]).hexdigest()
+    return messages
+
+
+class Book:
+    """A ledger's signed receipts."""
+
+    def __init__(self) -> None:
+        self.signed: dict[tuple[str, int], SignedMessage] = {}
+        self.asked: list[tuple[str, int]] = []
+
+    def keep(self, messages: Sequence[bytes], signatures: Sequence[bytes | SigningRefused]) -> None:
+        for message, signature in zip(messages, signatures, strict=True):
+            if isinstance(signature, bytes):
+                body = json.loads(message)
+                self.signed[body["account"], body["seq"]] = SignedMessage(message=message, signature=signature)
+
+    async def signed_receipt(self, account: str, seq: int) -> SignedMessage | None:
+        self.asked.append((account, seq))
+        return self.signed.get((account, seq))
+
+
+class Port(LocalSigner):
+    """A signer that can be dead, or dishonest in what it answers."""
+
+    def __init__(self, signer: Signer) -> None:
+        super().__init__(signer)
+        self.dead = False
+        self.calls: list[str] = []
+        self.spoil_reply: Callable[[SigningReply], SigningReply] = lambda reply: reply
+        self.spoil_commitments: Callable[[CommitmentBatch], CommitmentBatch] = lambda batch: batch
+        self.spoil_statement: Callable[[SignedStatement], SignedStatement] = lambda signed: signed
+        self.spoil_package: Callable[[RoundOnePackage], RoundOnePackage] = lambda package: package
+
+    async def conclude(self, sealed: tuple[SealedShare, ...]) -> SignedStatement:
+        await self._meet("conclude")
+        return self.spoil_statement(await super().conclude(sealed))
+
+    async def _meet(self, call: str) -> None:
+        self.calls.append(call)
+        await asyncio.sleep(0)  # as a signer in another process, it lets other calls run meanwhile
+        if self.dead:
+            raise SignerUnavailable("dead")
+
+    async def status(self):
+        await self._meet("status")
+        return await super().status()
+
+    async def begin(self, plan: CeremonyPlan) -> RoundOnePackage:
+        await self._meet("begin")
+        return self.spoil_package(await super().begin(plan))
+
+    async def activate(self, record: GroupRecord) -> None:
+        await self._meet("activate")
+        await super().activate(record)
+
+    async def commit(self, count: int) -> CommitmentBatch:
+        await self._meet("commit")
+        return self.spoil_commitments(await super().commit(count))
+
+    async def sign(self, request: SigningRequest) -> SigningReply:
+        await self._meet("sign")
+        return self.spoil_reply(await super().sign(request))
+
+
+class House:
+    """Five signers' folders, a book, and the group over them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.record_path = folder / "group.json"
+        self.book = Book()
+        self.max_batch = 256
+        self.signers: dict[int, Signer] = {}
+        self.ports: dict[int, Port] = {}
+        for each in MEMBERS:
+            self.reopen(each)
+
+    def reopen(self, identifier: int, **options: object) -> None:
+        if identifier in self.signers:
+            self.signers[identifier].close()
+        arguments: dict[str, object] = {
+            "identifier": identifier,
+            "folder": self.folder / f"signer-{identifier}",
+            "share_secret": SECRET,
+            "policy": ToyPolicy(),
+            "random_bytes": os.urandom,
+            **options,
+        }
+        self.signers[identifier] = Signer(**arguments)  # type: ignore[arg-type]
+        if identifier in self.ports:
+            self.ports[identifier]._signer = self.signers[identifier]
+        else:
+            self.ports[identifier] = Port(self.signers[identifier])
+
+    async def start(self) -> SignerGroup:
+        return await SignerGroup.start(
+            self.ports,
+            record_path=self.record_path,
+            heads=self.book,
+            random_bytes=os.urandom,
+            max_batch=self.max_batch,
+        )
+
+    async def sign(self, group: SignerGroup, messages: Sequence[bytes]) -> list[bytes | SigningRefused]:
+        """As the ledger does: sign, then keep what was signed."""
+        signatures = await group.sign(messages)
+        self.book.keep(messages, signatures)
+        return signatures
+
+    def close(self) -> None:
+        for signer in self.signers.values():
+            signer.close()
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    house = House(tmp_path)
+    yield house
+    house.close()
+
+
+@asynccontextmanager
+async def dead(house: House, *identifiers: int) -> AsyncIterator[None]:
+    for each in identifiers:
+        house.ports[each].dead = True
+    yield
+    for each in identifiers:
+        house.ports[each].dead = False
+
+
+def verified(group: SignerGroup, messages: Sequence[bytes], signatures: Sequence[bytes | SigningRefused]) -> bool:
+    """Whether all are signatures in the eyes of two other libraries."""
+    for message, signature in zip(messages, signatures, strict=True):
+        assert isinstance(signature, bytes), signature
+        VerifyKey(group.public_key).verify(message, signature)
+        Ed25519PublicKey.from_public_bytes(group.public_key).verify(signature, message)
+    return True
+
+
+def spoil_shares(reply: SigningReply) -> SigningReply:
+    outcomes = tuple(
+        add(Scalar(each), public_scalar(1)) if isinstance(each, bytes) else each for each in reply.outcomes
+    )
+    return replace(reply, outcomes=outcomes)
+
+
+async def test_signatures_come_in_order_and_verify(house: House) -> None:
+    group = await house.start()
+    messages = [*chain(5), *chain(3, account="other")]
+    assert verified(group, messages, await group.sign(messages))
+    assert await group.sign([]) == []
+
+
+async def test_a_call_longer_than_a_batch_is_cut(house: House) -> None:
+    house.max_batch = 4
+    group = await house.start()
+    messages = chain(11)
+    assert verified(group, messages, await group.sign(messages))
+    assert house.ports[1].calls.count("sign") == 3
+
+
+async def test_the_group_survives_a_restart(house: House) -> None:
+    group = await house.start()
+    messages = chain(3)
+    await house.sign(group, messages[:2])
+    for each in MEMBERS:
+        house.reopen(each)
+    again = await house.start()
+    assert again.public_key == group.public_key
+    assert again.key_id == group.key_id == hashlib.sha256(group.public_key).hexdigest()[:16]
+    assert verified(again, messages[2:], await again.sign(messages[2:]))
+
+
+async def test_one_quorum_serves_while_it_answers(house: House) -> None:
+    group = await house.start()
+    messages = chain(4)
+    for message in messages:
+        await house.sign(group, [message])
+    assert "sign" not in house.ports[4].calls + house.ports[5].calls
+    assert house.ports[1].calls.count("commit") == 1
+    assert house.book.asked == []
+
+
+@pytest.mark.parametrize("gone", [(1,), (2, 3), (4, 5), (1, 5)])
+async def test_two_dead_signers_go_unnoticed(house: House, gone: tuple[int, ...]) -> None:
+    group = await house.start()
+    messages = chain(6)
+    await house.sign(group, messages[:3])
+    async with dead(house, *gone):
+        assert verified(group, messages[3:], await house.sign(group, messages[3:]))
+    assert group.excluded == {}
+
+
+async def test_a_signer_that_was_away_stays_the_spare(house: House) -> None:
+    """Going back to it would make it catch up on every account at once, for nothing."""
+    group = await house.start()
+    messages = chain(3)
+    async with dead(house, 1):
+        await house.sign(group, messages[:1])
+    calls = house.ports[1].calls.count("sign")
+    await house.sign(group, messages[1:])
+    assert house.ports[1].calls.count("sign") == calls
+
+
+async def test_with_three_dead_receipts_wait_and_are_signed_later(house: House) -> None:
+    group = await house.start()
+    messages = chain(3)
+    await house.sign(group, messages[:1])
+    async with dead(house, 1, 3, 5):
+        for _ in range(2):
+            with pytest.raises(QuorumUnavailable, match="2 of 3"):
+                await group.sign(messages[1:])
+    assert verified(group, messages, await house.sign(group, messages))
+
+
+async def test_a_signer_that_died_after_marking_does_not_block_the_receipt(house: House) -> None:
+    """Its mark has moved, no signature exists, and the same message is offered to everybody again."""
+    group = await house.start()
+    messages = chain(2)
+
+    def die(_: SigningReply) -> SigningReply:
+        raise SignerUnavailable("died with the share in its hands")
+
+    for each in (1, 2, 3):
+        house.ports[each].spoil_reply = die
+    with pytest.raises(QuorumUnavailable):
+        await group.sign(messages)
+    for each in (1, 2, 3):
+        house.ports[each].spoil_reply = lambda reply: reply
+    assert verified(group, messages, await group.sign(messages))
+
+
+async def test_a_restarted_signer_is_asked_for_fresh_nonces(house: House) -> None:
+    group = await house.start()
+    messages = chain(2)
+    await house.sign(group, messages[:1])
+    house.reopen(2)
+    assert verified(group, messages[1:], await house.sign(group, messages[1:]))
+    assert "sign" not in house.ports[4].calls
+    assert house.ports[2].calls.count("commit") == 2
+
+
+async def test_a_signer_that_never_has_its_nonces_is_passed_over(house: House) -> None:
+    group = await house.start()
+    lost = ShareRefused(reason=Refusal.NONCE, detail="lost")
+    house.ports[1].spoil_reply = lambda reply: replace(reply, outcomes=(lost,) * len(reply.outcomes))
+    messages = chain(2)
+    assert verified(group, messages, await group.sign(messages))
+    assert group.excluded == {}
+
+
+@pytest.mark.parametrize("culprits", [(2,), (1, 3)])
+async def test_wrong_shares_name_and_exclude_the_culprit(house: House, culprits: tuple[int, ...]) -> None:
+    group = await house.start()
+    for each in culprits:
+        house.ports[each].spoil_reply = spoil_shares
+    messages = chain(5)
+    assert verified(group, messages, await house.sign(group, messages))
+    assert sorted(group.excluded) == list(culprits)
+    calls = len(house.ports[culprits[0]].calls)
+    more = chain(6)[5:]
+    assert verified(group, more, await house.sign(group, more))
+    assert len(house.ports[culprits[0]].calls) == calls
+
+
+async def test_one_wrong_share_among_many_costs_only_that_message_another_try(house: House) -> None:
+    """The spare signer is behind by then; the head that it needs was signed in this very call."""
+    group = await house.start()
+
+    def spoil_fourth(reply: SigningReply) -> SigningReply:
+        outcomes = list(reply.outcomes)
+        outcomes[3] = bytes(32)
+        return replace(reply, outcomes=tuple(outcomes))
+
+    house.ports[2].spoil_reply = spoil_fourth
+    messages = chain(6)
+    assert verified(group, messages, await group.sign(messages))
+    assert sorted(group.excluded) == [2]
+
+
+async def test_three_dishonest_signers_are_one_too_many(house: House) -> None:
+    group = await house.start()
+    for each in (1, 2, 5):
+        house.ports[each].spoil_reply = spoil_shares
+    with pytest.raises(QuorumUnavailable, match=r"signer 1.*signer 2.*signer 5"):
+        await group.sign(chain(1))
+    assert sorted(group.excluded) == [1, 2, 5]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda reply: replace(reply, outcomes=reply.outcomes[:-1]),
+        lambda reply: replace(reply, identifier=1),
+        lambda reply: replace(reply, outcomes=("text",) * len(reply.outcomes)),
+        lambda reply: replace(reply, outcomes=(b"short",) * len(reply.outcomes)),
+    ],
+)
+async def test_a_malformed_reply_excludes_its_sender(
+    house: House, spoil: Callable[[SigningReply], SigningReply]
+) -> None:
+    group = await house.start()
+    house.ports[3].spoil_reply = spoil
+    messages = chain(3)
+    assert verified(group, messages, await group.sign(messages))
+    assert sorted(group.excluded) == [3]
+
+
+async def test_an_invalid_commitment_excludes_its_owner_and_nobody_else(house: House) -> None:
+    group = await house.start()
+
+    def spoil(batch: CommitmentBatch) -> CommitmentBatch:
+        return replace(batch, commitments=tuple(replace(each, hiding=bytes(32)) for each in batch.commitments))
+
+    house.ports[2].spoil_commitments = spoil
+    messages = chain(3)
+    assert verified(group, messages, await group.sign(messages))
+    assert sorted(group.excluded) == [2]
+
+
+async def test_a_malformed_batch_of_commitments_passes_its_sender_over(house: House) -> None:
+    group = await house.start()
+    house.ports[2].spoil_commitments = lambda batch: replace(batch, commitments=batch.commitments[:1])
+    messages = chain(3)
+    assert verified(group, messages, await group.sign(messages))
+
+
+async def test_a_receipt_that_breaks_a_rule_is_refused_and_blocks_only_its_account(house: House) -> None:
+    group = await house.start()
+    messages = [*chain(40, wrong=[2]), *chain(2, account="other")]
+    signatures = await house.sign(group, messages)
+    assert verified(group, messages[:1], signatures[:1])
+    assert verified(group, messages[40:], signatures[40:])
+    refused = signatures[1:40]
+    assert all(isinstance(each, SigningRefused) for each in refused)
+    assert re.search("signer 1: the arithmetic is wrong", str(refused[0]))
+
+
+async def test_one_strict_signer_does_not_stop_the_others(house: House) -> None:
+    group = await house.start()
+    no = ShareRefused(reason=Refusal.POLICY, detail="no")
+    house.ports[1].spoil_reply = lambda reply: replace(reply, outcomes=(no, *reply.outcomes[1:]))
+    messages = chain(3)
+    assert verified(group, messages, await group.sign(messages))
+    assert group.excluded == {}
+
+
+async def test_a_fork_is_refused(house: House) -> None:
+    group = await house.start()
+    messages = chain(3)
+    await house.sign(group, messages)
+    fork = json.dumps({**json.loads(messages[1]), "note": "another"}).encode()
+    (refused,) = await group.sign([fork])
+    assert isinstance(refused, SigningRefused)
+    assert "another receipt has that place" in refused.reason
+
+
+async def test_spare_signers_catch_up_from_the_book(house: House) -> None:
+    group = await house.start()
+    acme, other = chain(8), chain(4, account="other")
+    await house.sign(group, [*acme[:6], *other[:2]])
+    async with dead(house, 1, 2):
+        messages = [*acme[6:], *other[2:]]
+        assert verified(group, messages, await house.sign(group, messages))
+    assert set(house.book.asked) == {("acme", 6), ("other", 2)}
+
+
+async def test_without_the_head_a_receipt_waits(house: House) -> None:
+    group = await house.start()
+    messages = chain(3)
+    await group.sign(messages[:2])  # the ledger never kept these
+    async with dead(house, 1, 2):
+        signatures = await group.sign(messages[2:])
+        assert all(isinstance(each, SigningRefused) for each in signatures)
+    assert verified(group, messages[2:], await group.sign(messages[2:]))
+
+
+async def test_a_signer_that_lies_about_being_behind_is_passed_over(house: House) -> None:
+    group = await house.start()
+    messages = chain(2)
+    await house.sign(group, messages)
+    wanted = HeadWanted(account="acme", seq=1, sha256=None)
+    behind = ShareRefused(reason=Refusal.BEHIND, detail="behind", head_wanted=wanted)
+    waiting = ShareRefused(reason=Refusal.WAITING, detail="waiting", waits_for=77)
+    for lie in (behind, waiting):
+        house.ports[1].spoil_reply = lambda reply, lie=lie: replace(reply, outcomes=(lie,) * len(reply.outcomes))
+        assert verified(group, messages, await group.sign(messages))
+    assert group.excluded == {}
+
+
+async def test_signatures_made_before_the_quorum_was_lost_are_kept(house: House) -> None:
+    house.max_batch = 2
+    group = await house.start()
+    messages = chain(4)
+    answered = 0
+
+    def die_later(reply: SigningReply) -> SigningReply:
+        nonlocal answered
+        answered += 1
+        if answered > 3:
+            raise SignerUnavailable("gone")
+        return reply
+
+    for each in MEMBERS:
+        house.ports[each].spoil_reply = die_later
+    signatures = await house.sign(group, messages)
+    assert verified(group, messages[:2], signatures[:2])
+    assert all(isinstance(each, SigningRefused) for each in signatures[2:])
+
+
+async def test_concurrent_calls_do_not_mix(house: House) -> None:
+    house.max_batch = 3
+    group = await house.start()
+    batches = [chain(4, account=f"account-{each}") for each in range(5)]
+    results = await asyncio.gather(*(group.sign(batch) for batch in batches))
+    for batch, signatures in zip(batches, results, strict=True):
+        assert verified(group, batch, signatures)
+
+
+async def test_a_new_group_needs_all_signers(house: House) -> None:
+    async with dead(house, 4):
+        with pytest.raises(SignerUnavailable):
+            await house.start()
+    assert not house.record_path.exists()
+    await house.start()
+
+
+async def test_a_cheat_in_the_key_generation_is_named_and_the_next_one_works(house: House) -> None:
+    house.ports[3].spoil_package = lambda package: replace(package, proof=bytes(64))
+    with pytest.raises(FrostError) as caught:
+        await house.start()
+    assert caught.value.culprits == {3}
+    house.ports[3].spoil_package = lambda package: package
+    await house.start()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda signed: replace(signed, signature=bytes(64)),
+        lambda signed: replace(signed, statement=replace(signed.statement, transcript_sha256=bytes(32))),
+    ],
+)
+async def test_a_group_that_one_signer_did_not_sign_for_is_not_recorded(
+    house: House, spoil: Callable[[SignedStatement], SignedStatement]
+) -> None:
+    house.ports[1].spoil_statement = spoil
+    with pytest.raises(SigningError, match="did not sign the group's statement"):
+        await house.start()
+    assert not house.record_path.exists()
+
+
+async def test_a_known_group_starts_with_signers_missing_and_takes_them_in_later(house: House) -> None:
+    group = await house.start()
+    async with dead(house, *MEMBERS):
+        again = await house.start()
+        assert again.public_key == group.public_key
+        with pytest.raises(QuorumUnavailable):
+            await again.sign(chain(1))
+    assert verified(again, chain(1), await again.sign(chain(1)))
+
+
+async def test_a_crash_between_record_and_activation_is_made_good(house: House) -> None:
+    class Crash(Exception):
+        pass
+
+    async def crash(_: GroupRecord) -> None:
+        raise Crash
+
+    honest = [house.ports[each].activate for each in MEMBERS]
+    for each in (2, 3, 4, 5):
+        house.ports[each].activate = crash  # type: ignore[method-assign]
+    with pytest.raises(Crash):
+        await house.start()
+    for each, activate in zip(MEMBERS, honest, strict=True):
+        house.ports[each].activate = activate  # type: ignore[method-assign]
+        house.reopen(each)
+    group = await house.start()
+    assert verified(group, chain(2), await group.sign(chain(2)))
+
+
+async def test_a_lost_record_is_restored_from_the_signers(house: House) -> None:
+    group = await house.start()
+    before = house.record_path.read_bytes()
+    house.record_path.unlink()
+    async with dead(house, 1, 2, 3):
+        again = await house.start()
+    assert again.public_key == group.public_key
+    assert house.record_path.read_bytes() == before
+
+
+async def test_a_damaged_record_is_said_with_its_path(house: House) -> None:
+    await house.start()
+    house.record_path.write_text("{}")
+    with pytest.raises(SigningError, match=re.escape(str(house.record_path))):
+        await house.start()
+
+
+async def test_a_wrong_share_secret_is_what_the_user_reads(house: House) -> None:
+    await house.start()
+    with pytest.raises(ShareUnusable, match="another share secret"):
+        house.reopen(1, share_secret=bytes(32))
+
+
+async def test_too_many_signers_of_another_group_stop_the_start(house: House, tmp_path: Path) -> None:
+    await house.start()
+    stranger = House(tmp_path / "strangers")
+    await stranger.start()
+    for each in (1, 2):
+        house.ports[each]._signer = stranger.signers[each]
+    group = await house.start()
+    assert verified(group, chain(1), await group.sign(chain(1)))
+    house.ports[3]._signer = stranger.signers[3]
+    with pytest.raises(ShareUnusable, match="another group"):
+        await house.start()
+    house.record_path.unlink()
+    with pytest.raises(SigningError, match="different groups"):
+        await house.start()
+    stranger.close()
+
+
+async def test_the_ports_must_be_the_groups(house: House) -> None:
+    group = await house.start()
+    ports = {each: house.ports[each] for each in (1, 2, 3, 4)}
+    with pytest.raises(SigningError, match="were started"):
+        SignerGroup(record=group.record, ports=ports, heads=house.book)
+    with pytest.raises(SigningError, match="1 to 1024"):
+        SignerGroup(record=group.record, ports=house.ports, heads=house.book, max_batch=0)

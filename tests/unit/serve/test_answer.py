@@ -1,0 +1,91 @@
+import json
+
+from serve.answer import energy_headers, unary_body, with_energy
+from serve.messages import Payload, Settled
+
+_RECEIPT = {
+    "receipt_id": "rcpt_" + "a" * 32,
+    "energy": {"total_joules": 0.000012, "method": "util-tdp", "method_confidence": "derived"},
+    "carbon": {"gco2eq_total": 0.0000000016},
+}
+_DONE = b"data: [DONE]\n\n"
+_USAGE = b'data: {"id":"x","choices":[],"usage":{"prompt_tokens":1}}\n\n'
+
+
+def _event(text: str, finish: str | None = None, index: int = 0) -> bytes:
+    choice = {"index": index, "delta": {"content": text}, "finish_reason": finish}
+    return b"data: " + json.dumps({"id": "x", "choices": [choice]}, separators=(",", ":")).encode() + b"\n\n"
+
+
+async def _stream(*events: bytes):
+    for event in events:
+        yield Payload(event)
+    yield Settled(json.dumps(_RECEIPT).encode())
+
+
+async def _answer(*events: bytes, include_usage: bool) -> list[bytes]:
+    return [event async for event in with_energy(_stream(*events), include_usage=include_usage)]
+
+
+def _parsed(event: bytes):
+    return json.loads(event.removeprefix(b"data: "))
+
+
+def test_headers_are_plain_decimals():
+    assert energy_headers(_RECEIPT) == {
+        "X-Energy-Joules": "0.000012",
+        "X-Energy-Method": "util-tdp",
+        "X-Carbon-mg": "0.000001600"[:-2],
+    }
+
+
+def test_absent_energy_is_said_never_zero():
+    absent = {
+        **_RECEIPT,
+        "energy": {"total_joules": None, "method": None, "method_confidence": "unavailable"},
+        "carbon": {"gco2eq_total": None},
+    }
+    assert set(energy_headers(absent).values()) == {"unavailable"}
+
+
+def test_a_unary_body_keeps_everything_and_gains_energy():
+    body = json.loads(unary_body(b'{"id":"x","choices":[{"message":{"content":"\xc3\xa9"}}]}', _RECEIPT))
+    assert body["choices"][0]["message"]["content"] == "é"
+    assert body["energy"]["joules"] == 0.000012
+    assert body["energy"]["receipt_id"] == _RECEIPT["receipt_id"]
+
+
+async def test_without_usage_the_finish_chunk_carries_the_energy_and_no_chunk_is_added():
+    sent = [_event(""), _event("a"), _event("b", "stop"), _USAGE, _DONE]
+    got = await _answer(*sent, include_usage=False)
+    assert got[:2] == sent[:2]
+    assert len(got) == 4
+    assert got[-1] == _DONE
+    last = _parsed(got[2])
+    assert last["energy"]["method"] == "util-tdp"
+    assert {key: last[key] for key in ("id", "choices")} == _parsed(sent[2])
+
+
+async def test_with_usage_the_usage_chunk_carries_it_and_nothing_else_is_touched():
+    sent = [_event("a"), _event("b", "stop"), _USAGE, _DONE]
+    got = await _answer(*sent, include_usage=True)
+    assert got[:2] == sent[:2]
+    assert len(got) == len(sent)
+    assert _parsed(got[2])["usage"] == {"prompt_tokens": 1}
+    assert _parsed(got[2])["energy"]["confidence"] == "derived"
+
+
+async def test_with_several_choices_the_last_finish_chunk_carries_it_and_the_order_stays():
+    sent = [_event("a"), _event("", "stop", 0), _event("b", None, 1), _event("", "length", 1), _USAGE, _DONE]
+    got = await _answer(*sent, include_usage=False)
+    assert got[:3] == sent[:3]
+    assert "energy" in _parsed(got[3])
+    assert len(got) == 5
+
+
+async def test_text_that_looks_like_a_finish_or_a_usage_chunk_is_passed_at_once():
+    tricky = _event('"finish_reason":"stop" "choices":[],"usage":{ [DONE]')
+    got = await _answer(tricky, _event("", "stop"), _USAGE, _DONE, include_usage=False)
+    assert got[0] == tricky
+    assert "energy" not in _parsed(got[0])
+    assert len(got) == 3
