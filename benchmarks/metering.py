@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pynvml
+
 from clusters.silicon import Catalogue
 from metering.clock import SystemClock
 from metering.counters.detect import Machine, detect
@@ -38,7 +40,7 @@ class Bench:
             Machine(
                 proc_root=proc,
                 powercap_root=Path("/sys/class/powercap"),
-                nvml=None,
+                nvml=pynvml,
                 catalogue=Catalogue.load(),
                 monotonic_ns=clock.monotonic_ns,
             )

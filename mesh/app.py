@@ -99,11 +99,11 @@ def start_mesh(
 
 def new_key(state: RunState, account: str, name: str) -> str:
     """Make an API key on a running mesh; the ledger keeps only its hash."""
+    join_ray(state.ray_address, state.namespace)
     import ray
 
     from receipts.ledger_actor import ledger_of
 
-    join_ray(state.ray_address, state.namespace)
     try:
         return str(ray.get(ledger_of(state.namespace).create_key.remote(account, name)))
     finally:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from functools import update_wrapper
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,10 +49,11 @@ def _with_settings(command: _Command) -> _Command:
     @click.option("--config", type=click.Path(path_type=Path), envvar="JC_CONFIG", help="Settings; else ./mesh.yaml.")
     @click.option("--port", type=click.IntRange(1, 65535), envvar="JC_PORT", help="The ingress's port.")
     @click.option("--data-dir", type=click.Path(path_type=Path), envvar="JC_DATA_DIR", help="Where it keeps its data.")
+    @wraps(command)
     def wrapped(config: Path | None, port: int | None, data_dir: Path | None, **arguments: object) -> object:
         return command(settings=load_settings(config, port=port, data_dir=data_dir), **arguments)
 
-    return update_wrapper(wrapped, command)  # type: ignore[return-value]
+    return wrapped  # type: ignore[return-value]
 
 
 def _with_client(command: _Command) -> _Command:
@@ -60,10 +61,11 @@ def _with_client(command: _Command) -> _Command:
 
     @click.option("--url", envvar="JC_URL", default="http://127.0.0.1:8000", show_default=True, help="The mesh.")
     @click.option("--api-key", envvar="JC_API_KEY", help="Your key; better given in JC_API_KEY than typed.")
+    @wraps(command)
     def wrapped(url: str, api_key: str | None, **arguments: object) -> object:
         return command(client=MeshClient(url, api_key), **arguments)
 
-    return update_wrapper(wrapped, command)  # type: ignore[return-value]
+    return wrapped  # type: ignore[return-value]
 
 
 @main.command()

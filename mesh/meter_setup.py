@@ -16,7 +16,7 @@ from metering.host_cpu import HostCpu
 from metering.host_meter import HostMeter
 from metering.journal import Journal
 from metering.process_tree import ProcessTrees
-from serve.meter_actor import MeterCard
+from serve.messages import MeterCard
 
 _PROC = Path("/proc")
 _POWERCAP = Path("/sys/class/powercap")

@@ -1,8 +1,12 @@
 """Ray and Ray Serve for one mesh: a local cluster of its own, or the one that RAY_ADDRESS names."""
 
+import contextlib
 import logging
 import os
 import signal
+import socket
+import sys
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +14,7 @@ from typing import Any, cast
 
 from mesh.errors import StartFailed
 
+_STOP_POLL_S = 0.2
 _OBJECT_STORE_BYTES = 256 * 1024 * 1024
 # Read by Ray when it is imported, so they are set before. The first keeps a local cluster on the loopback
 # interface: without it Ray listens on every address of the machine.
@@ -38,6 +43,7 @@ def start_ray(name: str, environment: Mapping[str, str]) -> RaySession:
     Raises:
         StartFailed: the cluster did not come up or cannot be reached.
     """
+    assert "ray" not in sys.modules, "ray reads its environment when it is imported, which must not be before this"
     address = environment.get("RAY_ADDRESS")
     os.environ.update({**_ENVIRONMENT, **({} if address else _LOCAL_ENVIRONMENT)})
     import ray
@@ -72,16 +78,35 @@ def start_ray(name: str, environment: Mapping[str, str]) -> RaySession:
 def stop_ray(session: RaySession) -> None:
     """End the mesh's application, so that engines stop in order, then the local cluster; a joined one is left.
 
-    The mesh's own actors belong to this process's job: Ray ends them when it disconnects.
+    The mesh's own actors belong to this process's job: Ray ends them when it disconnects. A signal to the whole
+    process group may have ended Ray before us; then there is nothing left to ask, and asking would hang.
     """
     import ray
-    import ray.serve as ray_serve
 
-    if session.is_ours:
-        ray_serve.shutdown()
-    else:
-        ray_serve.delete(session.namespace)
+    deleting = threading.Thread(target=_delete_application, args=(session.namespace,), daemon=True)
+    deleting.start()
+    while deleting.is_alive() and _answers(session.address):
+        deleting.join(_STOP_POLL_S)
     ray.shutdown()
+
+
+def _delete_application(name: str) -> None:
+    import ray.serve as ray_serve
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
+
+    # Never deployed, or Ray is gone already: either way there is nothing to end.
+    with contextlib.suppress(RayError, RayServeException):
+        ray_serve.delete(name)
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def join_ray(address: str, namespace: str) -> None:
@@ -90,7 +115,9 @@ def join_ray(address: str, namespace: str) -> None:
     Raises:
         StartFailed: it cannot be reached.
     """
-    os.environ.update(_ENVIRONMENT)
+    assert "ray" not in sys.modules, "ray reads its environment when it is imported, which must not be before this"
+    is_local = address.startswith("127.")
+    os.environ.update({**_ENVIRONMENT, **(_LOCAL_ENVIRONMENT if is_local else {})})
     import ray
 
     try:

@@ -29,8 +29,6 @@ ACTOR_NAME = "ledger"
 # Ray's CPUs are a count that it subtracts from: the mesh's own actors must fit beside an engine on two cores.
 _ACTOR_CPUS = 0.05
 _MAX_CONCURRENT_CALLS = 1000
-# The process before a restart may take a moment to die and let go of the file.
-_TAKE_OVER_S = 10.0
 _TAKE_OVER_RETRY_S = 0.2
 
 _LOG = logging.getLogger(__name__)
@@ -42,10 +40,14 @@ ConnectSigners = Callable[[HeadSource], Awaitable[SignerGroup]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerSettings:
-    """What the ledger actor is started with. ``url`` is SQLAlchemy's, of a database on the actor's node."""
+    """What the ledger actor is started with. ``url`` is SQLAlchemy's, of a database on the actor's node.
+
+    ``take_over_s``: so long the process before a restart may take to die and let go of the database.
+    """
 
     url: str
     connect_signers: ConnectSigners
+    take_over_s: float = 10.0
 
 
 def signer_group(identifiers: Sequence[int], namespace: str, record_path: Path) -> ConnectSigners:
@@ -78,10 +80,8 @@ class LedgerActor:
 
     async def __init__(self, settings: LedgerSettings) -> None:  # type: ignore[misc]
         self._settings = settings
-        self._opened: _Opened | None = None
-        self._one_opens = asyncio.Lock()
         # Not waited for: unsigned receipts of an earlier life get signed even if nobody calls.
-        self._opening = asyncio.create_task(self._open_at_start())
+        self._opening = asyncio.create_task(self._open())
 
     async def settle(self, settlement: Settlement) -> StoredReceipt | None:
         """As `LedgerWriter.settle`: durable when it returns; None for an attempt that failed."""
@@ -129,31 +129,28 @@ class LedgerActor:
     async def _call(self, work: Callable[[Ledger], _Result]) -> _Result:
         return await (await self._ready()).writer.call(work)
 
-    async def _open_at_start(self) -> None:
-        try:
-            await self._ready()
-        except Exception:  # noqa: BLE001 - logged, and whoever calls gets it raised
-            _LOG.exception("the ledger did not open at the actor's start; the next call tries again")
-
     async def _ready(self) -> _Opened:
-        if self._opened is None:
-            async with self._one_opens:
-                if self._opened is None:
-                    self._opened = await self._open()
-        return self._opened
+        if self._opening.done() and self._opening.exception() is not None:
+            self._opening = asyncio.create_task(self._open())
+        # Shielded: a caller that gives up must not end what the others wait for.
+        return await asyncio.shield(self._opening)
 
     async def _open(self) -> _Opened:
         """The group first: each receipt names the key that it will be signed with."""
         heads = _LaterHeads()
-        group = await self._settings.connect_signers(heads)
-        writer = await self._take_over(group.key_id)
+        try:
+            group = await self._settings.connect_signers(heads)
+            writer = await self._take_over(group.key_id)
+        except Exception:
+            _LOG.exception("the ledger did not open; the next call tries again")
+            raise
         heads.source = LedgerHeads(writer)
         loop = SigningLoop(writer, sign=group.sign, public_key=group.public_key)
         return _Opened(writer=writer, group=group, signing=asyncio.create_task(loop.run()))
 
     async def _take_over(self, key_id: str) -> LedgerWriter:
         """Open the ledger, once the process before this one has let go of it."""
-        give_up = time.monotonic() + _TAKE_OVER_S
+        give_up = time.monotonic() + self._settings.take_over_s
         while True:
             try:
                 return await LedgerWriter.open(partial(_open_ledger, self._settings.url, key_id))
@@ -179,8 +176,9 @@ class _LaterHeads:
 
 
 def start_ledger(settings: LedgerSettings, *, namespace: str, node_id: str) -> ActorHandle[LedgerActor]:
-    """Start the ledger on the node that has its disk; it is restarted there when it dies, and ends with the job.
+    """Start the ledger on the node that has its disk; it is restarted there when it dies.
 
+    It ends with the job, and before that when the returned handle is dropped: a name alone does not hold an actor.
     Ray repeats no call: settlements come again from the meters, and a key must not be made twice.
 
     Raises:

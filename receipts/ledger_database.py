@@ -64,11 +64,12 @@ class LedgerDatabase:
             yield self._connection
 
     def close(self) -> None:
-        """Close the connection and let another writer in."""
+        """Close the connection and let another writer in; doing so twice changes nothing."""
         self._connection.close()
         self._engine.dispose()
         if self._lock is not None:
             self._lock.release()
+            self._lock = None
 
 
 @contextmanager

@@ -149,8 +149,8 @@ def _join(account: str, chain: _Chain) -> Iterator[ChainFault]:
 def _fault_between(account: str, before: _Piece, after: _Piece, failed: set[int]) -> str | None:
     link = after.first
     if link.seq > before.last.seq + 1:
-        missing = _missing(before.last.seq + 1, link.seq - 1, failed)
-        return f"{missing} of account {account} missing before seq {link.seq}" if missing else None
+        missing = _missing(account, before.last.seq + 1, link.seq - 1, failed)
+        return f"{missing} before seq {link.seq}" if missing else None
     if before.first.seq == link.seq != before.last.seq:
         return _fault_after(before.first, link)
     if link.seq < before.last.seq:
@@ -161,23 +161,23 @@ def _fault_between(account: str, before: _Piece, after: _Piece, failed: set[int]
 
 def _head_fault(head: AccountHead, chain: _Chain) -> str | None:
     if not chain.pieces:
-        missing = _missing(head.first_seq, head.last_seq, chain.failed)
-        return f"{missing} of account {head.account} missing" if missing else None
+        return _missing(head.account, head.first_seq, head.last_seq, chain.failed)
     first, last = chain.pieces[0].first, chain.pieces[0].last
-    missing = _missing(head.first_seq, min(first.seq - 1, head.last_seq), chain.failed) or _missing(
-        max(last.seq + 1, head.first_seq), head.last_seq, chain.failed
-    )
+    missing = _missing(head.account, head.first_seq, min(first.seq - 1, head.last_seq), chain.failed)
+    missing = missing or _missing(head.account, max(last.seq + 1, head.first_seq), head.last_seq, chain.failed)
     if missing:
-        return f"{missing} of account {head.account} missing"
+        return missing
     for link, seq, sha256 in ((first, head.first_seq, head.first_sha256), (last, head.last_seq, head.last_sha256)):
         if link.seq == seq and link.sha256 != sha256:
             return f"receipt {seq} of account {head.account} in {link.place} is not the one that the head names"
     return None
 
 
-def _missing(first: int, last: int, failed: set[int]) -> str | None:
+def _missing(account: str, first: int, last: int, failed: set[int]) -> str | None:
     """In words, unless none is missing or all of them are there and failed by themselves."""
     count = last - first + 1
     if count <= 0 or (count <= len(failed) and all(seq in failed for seq in range(first, last + 1))):
         return None
-    return f"receipt {first} is" if count == 1 else f"receipts {first} to {last} are"
+    if count == 1:
+        return f"receipt {first} of account {account} is missing"
+    return f"receipts {first} to {last} of account {account} are missing"

@@ -1,8 +1,12 @@
 """Files to verify, taken apart into documents in constant memory: a receipt, NDJSON, or a tar of both."""
 
+import bz2
+import gzip
 import io
+import lzma
 import tarfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Final, Self
@@ -10,7 +14,11 @@ from typing import IO, Final, Self
 from receipts.canonical import MAX_BYTES
 from receipts.errors import CannotVerify, ReceiptsError
 
-_COMPRESSED: Final = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
+_OPENERS: Final[tuple[tuple[bytes, Callable[[IO[bytes]], IO[bytes]]], ...]] = (
+    (b"\x1f\x8b", lambda stream: gzip.GzipFile(fileobj=stream)),
+    (b"BZh", bz2.BZ2File),
+    (b"\xfd7zXZ\x00", lzma.LZMAFile),
+)
 _TAR_MAGIC: Final = slice(257, 262)
 _LINES: Final = (".ndjson", ".jsonl")
 _SINGLE: Final = ".json"
@@ -53,28 +61,39 @@ def read_entries(path: Path) -> Iterator[Entry]:
     """
     try:
         with path.open("rb") as file:
-            head = file.read(_READ_LIMIT)
-            yield from _entries(str(path), head, io.BufferedReader(_Replayed(head, file)))
+            yield from _entries(str(path), _Peeked(_decompressed(_Peeked(file))))
+    except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError) as error:
+        raise DamagedInput(f"the archive is damaged or cut short: {error}") from error
     except OSError as error:
-        raise CannotVerify(f"{path} cannot be read: {error.strerror or error}") from error
+        # Decompressors raise OSError for bad data, without the number that the system's own errors have.
+        if error.errno is None:
+            raise DamagedInput(f"the archive is damaged: {error}") from error
+        raise CannotVerify(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _entries(name: str, head: bytes, stream: IO[bytes]) -> Iterator[Entry]:
-    if not head.strip():
+def _decompressed(stream: "_Peeked") -> IO[bytes]:
+    for magic, opener in _OPENERS:
+        if stream.head.startswith(magic):
+            return opener(stream.whole)
+    return stream.whole
+
+
+def _entries(name: str, stream: "_Peeked") -> Iterator[Entry]:
+    if not stream.head.strip():
         raise DamagedInput("the file is empty")
-    if head.startswith(_COMPRESSED) or head[_TAR_MAGIC] == b"ustar":
-        yield from _tar_entries(name, stream)
-    elif name.endswith(_LINES) or _is_lines(head):
-        yield from _lines(name, stream)
+    if stream.head[_TAR_MAGIC] == b"ustar":
+        yield from _tar_entries(name, stream.whole)
+    elif name.endswith(_LINES) or _is_lines(stream.head):
+        yield from _lines(name, stream.whole)
     else:
-        yield Entry(file=name, line=None, data=head, is_single=True)
+        yield Entry(file=name, line=None, data=stream.head, is_single=True)
 
 
 def _is_lines(head: bytes) -> bool:
-    """A whole object on the first line and more after it; or too long to be one document."""
-    first, _, rest = head.partition(b"\n")
-    first = first.strip()
-    return (first.startswith(b"{") and first.endswith(b"}") and bool(rest.strip())) or len(head) == _READ_LIMIT
+    """A whole object on the first line and another after it; or too long to be one document."""
+    first, _, rest = (part.strip() for part in head.partition(b"\n"))
+    is_object = first.startswith(b"{") and first.endswith(b"}")
+    return (is_object and rest.startswith(b"{")) or len(head) == _READ_LIMIT
 
 
 def _lines(name: str, stream: IO[bytes]) -> Iterator[Entry]:
@@ -88,16 +107,16 @@ def _lines(name: str, stream: IO[bytes]) -> Iterator[Entry]:
 
 def _tar_entries(name: str, stream: IO[bytes]) -> Iterator[Entry]:
     found = False
-    try:
-        with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_StrictHeader) as tar:
-            while (member := tar.next()) is not None:
-                # tarfile remembers every member that it has seen; here each is seen once.
-                tar.members.clear()  # type: ignore[attr-defined]
-                if member.name.endswith((*_LINES, _SINGLE)) and not member.isdir():
-                    found = True
-                    yield from _member_entries(name, tar, member)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise DamagedInput(f"the archive is damaged or cut short: {error}") from error
+    with tarfile.open(fileobj=stream, mode="r|", tarinfo=_StrictHeader) as tar:
+        while (member := tar.next()) is not None:
+            # tarfile remembers every member that it has seen; here each is seen once.
+            tar.members.clear()  # type: ignore[attr-defined]
+            if member.name.endswith((*_LINES, _SINGLE)) and not member.isdir():
+                found = True
+                yield from _member_entries(name, tar, member)
+    # A compressed file has its checksum at the end.
+    while stream.read(_READ_LIMIT):
+        pass
     if not found:
         raise DamagedInput("the archive holds no .ndjson or .json file")
 
@@ -130,9 +149,15 @@ class _StrictHeader(tarfile.TarInfo):
         return header
 
 
-class _Replayed(io.RawIOBase):
-    """A stream whose beginning has been read already; pipes cannot be rewound."""
+class _Peeked:
+    """A stream whose beginning is known and yet to be read; pipes cannot be rewound."""
 
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.head: Final = stream.read(_READ_LIMIT)
+        self.whole: Final[IO[bytes]] = io.BufferedReader(_Replayed(self.head, stream))
+
+
+class _Replayed(io.RawIOBase):
     def __init__(self, head: bytes, rest: IO[bytes]) -> None:
         self._head = memoryview(head)
         self._rest = rest

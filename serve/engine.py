@@ -209,7 +209,7 @@ class ChatEngine:
 
     def stop(self) -> None:
         """Stop the engine's child processes."""
-        self._engine.shutdown(timeout=5)
+        self._engine.shutdown(timeout=2)
 
     async def chat(
         self, request_id: str, body: Mapping[str, Any], delivered: Sequence[int] = ()
@@ -230,10 +230,11 @@ class ChatEngine:
         raw = Request({"type": "http", "headers": [(b"x-request-id", request_id.encode())], "state": {}})
         try:
             answer = await self._state.openai_serving_chat.create_chat_completion(request, raw)
-        except VLLMClientError as wrong:
-            raise RequestRefused(HTTPStatus.BAD_REQUEST, str(wrong), getattr(wrong, "parameter", None)) from wrong
-        except (ValueError, TypeError, OverflowError) as wrong:
-            raise RequestRefused(HTTPStatus.BAD_REQUEST, str(wrong), None) from wrong
+        except ValidationError as wrong:
+            raise _invalid(wrong) from wrong
+        except (VLLMClientError, ValueError, TypeError, OverflowError) as wrong:
+            message = str(wrong).partition("\n")[0]
+            raise RequestRefused(HTTPStatus.BAD_REQUEST, message, getattr(wrong, "parameter", None)) from wrong
         if isinstance(answer, ErrorResponse):
             raise RequestRefused(HTTPStatus(answer.error.code), answer.error.message, answer.error.param)
         if isinstance(answer, ChatCompletionResponse):
@@ -247,9 +248,14 @@ def _validated(body: Mapping[str, Any]) -> ChatCompletionRequest:
     try:
         return ChatCompletionRequest.model_validate(body)
     except ValidationError as wrong:
-        first = wrong.errors(include_url=False, include_input=False, include_context=False)[0]
-        param = ".".join(str(part) for part in first["loc"]) or None
-        raise RequestRefused(HTTPStatus.UNPROCESSABLE_ENTITY, f"{param or 'body'}: {first['msg']}", param) from wrong
+        raise _invalid(wrong) from wrong
+
+
+def _invalid(wrong: ValidationError) -> RequestRefused:
+    """The first fault, in one line, without the value: that may be a prompt."""
+    fault = wrong.errors(include_url=False, include_input=False, include_context=False)[0]
+    param = ".".join(str(part) for part in fault["loc"]) or None
+    return RequestRefused(HTTPStatus.UNPROCESSABLE_ENTITY, f"{param or 'body'}: {fault['msg']}", param)
 
 
 def _command_line(spec: VllmSpec, weights: str) -> list[str]:

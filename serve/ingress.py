@@ -23,6 +23,7 @@ from serve.chat_request import ChatRequest, parse_chat, parse_json_object, read_
 from serve.dispatch import ServeDispatch
 from serve.door import Answer, Dispatch, Door
 from serve.errors import AttemptFailed, RequestRefused
+from serve.loopback import keep_to_loopback
 from serve.messages import Payload
 from serve.openai_errors import envelope, known_status, stream_error
 
@@ -42,6 +43,7 @@ class Ingress:
         group_key: dict[str, Any],
         pools: dict[str, DeploymentHandle[Any]],
     ) -> None:
+        keep_to_loopback()
         self._app = build_app(build_door(ServeDispatch(pools)), ledger, group_key)
 
     def __serve_build_asgi_app__(self) -> FastAPI:

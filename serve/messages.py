@@ -1,4 +1,4 @@
-"""What a replica streams to the ingress while it answers one request."""
+"""Values that pass between the room's actors: what a replica streams to the ingress, how a meter introduces itself."""
 
 from dataclasses import dataclass
 
@@ -36,3 +36,13 @@ class Refused:
 
 
 ReplicaItem = Started | Payload | Settled | Refused
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeterCard:
+    """What a replica needs to know of its host's meter. ``energy_method`` is None when nothing can be metered."""
+
+    socket_path: str
+    silicon: str
+    gpu_ids: tuple[str, ...]
+    energy_method: str | None

@@ -7,7 +7,6 @@ until the ledger has acknowledged it, whoever has died meanwhile.
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,21 +20,12 @@ from metering.host_meter import HostMeter
 from metering.metered_replica import ReplicaRegistration
 from metering.settlement import Settlement
 from receipts.ledger_actor import ledger_of
+from serve.messages import MeterCard
 
 _LOG = logging.getLogger(__name__)
 _TICK_S = 0.1
 _REDELIVER_EVERY_S = 2.0
 _REDELIVER_AFTER_NS = 2_000_000_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeterCard:
-    """What a replica needs to know of its host's meter. ``energy_method`` is None when nothing can be metered."""
-
-    socket_path: str
-    silicon: str
-    gpu_ids: tuple[str, ...]
-    energy_method: str | None
 
 
 BuildMeter = Callable[[], tuple[HostMeter, MeterCard]]

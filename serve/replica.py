@@ -13,8 +13,9 @@ from ray.actor import ActorHandle
 from metering.metered_replica import ReplicaRegistration
 from serve.engine_spec import Engine, EngineSpec
 from serve.errors import RequestRefused
-from serve.messages import Payload, Refused, ReplicaItem, Settled, Started
-from serve.meter_actor import MeterCard, meter_of_this_host
+from serve.loopback import keep_to_loopback
+from serve.messages import MeterCard, Payload, Refused, ReplicaItem, Settled, Started
+from serve.meter_actor import meter_of_this_host
 
 _LOG = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ class EngineReplica:
     """
 
     async def __init__(self, spec: EngineSpec, model: str, namespace: str) -> None:  # type: ignore[misc]
+        keep_to_loopback()
         self._replica: str = ray_serve.get_replica_context().replica_id.unique_id
         self._meter: ActorHandle[Any] = meter_of_this_host(namespace)
         self._card: MeterCard = await self._meter.card.remote()

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -242,3 +243,11 @@ def test_the_checked_in_schema_is_the_models() -> None:
     path = Path(receipts.__file__).with_name("receipt.schema.json")
     again = "python -c 'from receipts.document import *; print(receipt_json_schema(), end=\"\")' > " + path.name
     assert path.read_text() == receipt_json_schema(), f"the models changed; write it anew: {again}"
+
+
+def test_every_field_is_explained_to_the_auditor(document: dict[str, Any], head: dict[str, Any]) -> None:
+    page = Path(receipts.__file__).with_name("README.md").read_text()
+    leaves = [path for path in members(document) if not any(other[:-1] == path for other in members(document))]
+    attempt = ["pool", "outcome", "joules"]
+    for name in [*(path[-1] for path in leaves), *attempt, *head]:
+        assert re.search(rf"`[a-z_.\[\]]*\b{name}[`\[]", page), f"receipts/README.md does not explain {name}"

@@ -1,9 +1,11 @@
 """What an auditor is told: every tamper is caught, with one clear line, and honest files pass."""
 
+import itertools
 import json
 import random
 import re
 import subprocess
+import sys
 import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import receipts
 from receipts.canonical import canonical_bytes
 from receipts.document import document_from, signed_bytes, with_signature
 from receipts.errors import CannotVerify
@@ -153,18 +156,17 @@ def test_every_changed_member_is_caught_even_when_reformatted(group, receipt: by
         (lambda text: text.replace(":0.5", ":NaN", 1).replace(":0.31,", ":NaN,"), "NaN is not a JSON number"),
         (lambda text: text.replace('"acme"', '"acm\\ud800"'), "lone surrogate"),
         (lambda text: "[" * 5000 + text, "nested deeper than 16 levels"),
-        (lambda text: text + " " * 70_000, "larger than 65536 bytes|comes"),
+        (lambda text: text + " " * 70_000, "larger than 65536 bytes"),
         (lambda text: text.replace("receipt/v1", "receipt/v2"), "unknown typ 'joule-mesh.receipt/v2'"),
-        (lambda text: text.replace('"finished"', '""'), ""),
         (lambda text: "", "the file is empty"),
         (lambda text: "hello", "not JSON"),
     ],
 )
 def test_malformed_files_get_one_clear_line(group, receipt: bytes, tmp_path: Path, change, says: str) -> None:
     changed = change(receipt.decode()).encode()
-    if changed != receipt:
-        (finding,) = verify_one(group, tmp_path, changed)
-        assert re.search(says, finding)
+    assert changed != receipt
+    (finding,) = verify_one(group, tmp_path, changed)
+    assert says in finding
 
 
 def test_a_pending_receipt_is_not_signed_yet(group, receipt: bytes, tmp_path: Path) -> None:
@@ -213,9 +215,7 @@ def test_a_dropped_line_is_one_gap(group, chain, tmp_path: Path, dropped: int) -
     findings, report = verify_lines(group, tmp_path, chain[:dropped] + chain[dropped + 1 :])
     (finding,) = findings
     assert finding.startswith(f"receipts.ndjson:{dropped + 1}: rcpt_")
-    assert finding.endswith(f": receipt {dropped + 1} is of account acme missing before seq {dropped + 2}") or (
-        f"receipt {dropped + 1} of account acme is missing before seq {dropped + 2}" in finding
-    )
+    assert finding.endswith(f": receipt {dropped + 1} of account acme is missing before seq {dropped + 2}")
     assert report.passed == LENGTH - 2
 
 
@@ -247,7 +247,7 @@ def test_any_other_order_is_caught(group, chain, folder: Path, order: Sequence[i
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_line_per_gap_however_many_are_dropped(group, chain, folder: Path, kept: list[int]) -> None:
     findings, report = verify_lines(group, folder, [chain[each] for each in kept])
-    gaps = sum(later - earlier > 1 for earlier, later in zip(kept, kept[1:], strict=False))
+    gaps = sum(later - earlier > 1 for earlier, later in itertools.pairwise(kept))
     assert len(findings) == gaps
     assert report.passed == len(kept) - gaps
 
@@ -428,12 +428,13 @@ class TestArchives:
         path = tar(tmp_path, name, option, *(f"{place}.json" for place in range(LENGTH)))
         whole = path.read_bytes()
         assert verify(group, path)[0] == []
-        used = len(whole.rstrip(b"\0")) if not option else len(whole) - 30
-        for length in range(0, used, 512 if not option else 97):
+        # A plain archive ends with its first block of zeros; what follows is filling.
+        end = len(whole) if option else len(whole.rstrip(b"\0")) // 512 * 512 + 1024
+        for length in range(300, end, 97 if option else 256):
             path.write_bytes(whole[:length])
             findings, _ = verify(group, path)
             assert findings, length
-            assert re.search("damaged or cut short|empty|larger|not UTF-8|not JSON", findings[-1])
+            assert re.search("damaged|cut short|larger|not UTF-8|not JSON", findings[-1])
 
     def test_a_damaged_header_does_not_end_an_archive_in_silence(self, group, chain, tmp_path: Path) -> None:
         for place, document in enumerate(chain):
@@ -500,3 +501,19 @@ def test_memory_does_not_grow_with_the_number_of_receipts(group, tmp_path: Path)
 
     peak(10)
     assert peak(400) < peak(40) + 50_000
+
+
+def test_the_auditors_page_shows_a_check_without_our_code_that_works(group, receipt: bytes, tmp_path: Path) -> None:
+    page = Path(receipts.__file__).with_name("README.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "signer_pubkey.hex").write_text(group.public_key.hex() + "\n")
+    for data, passes in ((receipt + b"\n", True), (receipt.replace(b"local", b"lokal"), False)):
+        (tmp_path / "receipt.json").write_bytes(data)
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore::ResourceWarning", "-c", program],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode == 0) == passes, done.stderr

@@ -1,0 +1,140 @@
+"""The ledger on a real local Ray, signing with a real group of five: killed, and where it left off."""
+
+import asyncio
+import dataclasses
+import os
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
+
+from metering.settlement import EnergyErrors, MeteredSilicon, Settlement, TokenCounts, no_figures
+from receipts.draft import RequestContext
+from receipts.errors import LedgerInUse, SettlementRefused
+from receipts.ledger import OPENING_CREDIT_USD_PICOS
+from receipts.ledger_actor import LedgerActor, LedgerSettings, ledger_of, signer_group, start_ledger
+from receipts.share_secret import ShareSecretSource, create_development_secret
+from receipts.signer_actors import RaySigner, SignerSettings, start_signers
+from receipts.signer_policy import ReceiptRules
+from receipts.stored_receipt import StoredReceipt
+from receipts.verify import verify_paths
+
+NAMESPACE = "ledger-test"
+
+
+@pytest.fixture
+def node_id() -> Iterator[str]:
+    ray.init(address="local", num_cpus=2, namespace=NAMESPACE, include_dashboard=False, log_to_driver=False)
+    yield ray.get_runtime_context().get_node_id()
+    ray.shutdown()
+
+
+def settlement(number: int, account: str = "acme") -> Settlement:
+    context = RequestContext(
+        receipt_id=f"rcpt_{number:032x}",
+        workload_id=f"chatcmpl-{number:032x}",
+        kind="ml-inference",
+        model="echo",
+        model_revision=None,
+        customer_tag=None,
+        account=account,
+        tier="L0",
+        operator_name="this-machine",
+        region="local",
+        simulated=False,
+        legal_entity=None,
+        country=None,
+        dc_pue=1.15,
+        dc_ref_renewable_share=None,
+        grid_zone="DE",
+        grid_intensity_gco2_per_kwh=313.4,
+        grid_source="yearly mean",
+        grid_as_of="2020",
+        grid_is_estimated=True,
+        usd_per_kwh=0.5,
+        price_version="2026-01",
+        attempts=(),
+    )
+    errors = EnergyErrors(
+        conservation_percent=0.0, counter_percent=None, allocation_percent=None, allocation_reason="not calibrated"
+    )
+    return Settlement(
+        request_id=f"{number:032x}",
+        replica="replica-1",
+        outcome="finished",
+        start_unix_ns=1_782_219_834_000_123_456,
+        duration_ns=312_000_000,
+        energy=no_figures("no counter here", errors),
+        tokens=TokenCounts(input=34, cached=0, output=128),
+        silicon=MeteredSilicon(vendor="amd", model="AMD EPYC", device_ids=(), node="host-1"),
+        context=context.to_json(),
+    )
+
+
+def signers(folder: Path, node_id: str) -> dict[int, RaySigner]:
+    secret = folder / "share-secret"
+    create_development_secret(secret, os.urandom)
+    settings = [
+        SignerSettings(
+            identifier=each,
+            folder=folder / f"signer-{each}",
+            share_secret=ShareSecretSource(file=secret),
+            make_policy=partial(ReceiptRules, wall_clock_ns=time.time_ns),
+        )
+        for each in range(1, 6)
+    ]
+    return start_signers(settings, [node_id])
+
+
+async def settle_once_back(ledger: ActorHandle[LedgerActor], offered: Settlement) -> StoredReceipt:
+    """As the meter does: offer it again until the ledger has it."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                return await ledger.settle.remote(offered)
+            except RayActorError:
+                await asyncio.sleep(0.1)
+
+
+async def test_the_life_of_a_ledger(node_id: str, tmp_path: Path) -> None:
+    ports = signers(tmp_path, node_id)
+    settings = LedgerSettings(
+        url=f"sqlite:///{tmp_path}/ledger.sqlite3",
+        connect_signers=signer_group(list(ports), NAMESPACE, tmp_path / "group.json"),
+    )
+    ledger = start_ledger(settings, namespace=NAMESPACE, node_id=node_id)
+    assert not await ledger.has_keys.remote()
+    key = await ledger.create_key.remote("acme", "first")
+    assert await ledger_of(NAMESPACE).account_of.remote(key) == "acme"
+    assert await ledger.account_of.remote("jc_LIVE_other") is None
+    public_key = (await ledger.group_record.remote()).public_key
+
+    stored = await asyncio.gather(*(ledger.settle.remote(settlement(n)) for n in range(1, 41)))
+    assert sorted(each.seq for each in stored) == list(range(1, 41))
+    with pytest.raises(SettlementRefused, match="there is no account 'nobody'"):
+        await ledger.settle.remote(settlement(99, "nobody"))
+
+    ray.kill(ledger, no_restart=False)
+    assert (await settle_once_back(ledger, settlement(41))).seq == 41
+    assert (await ledger.settle.remote(settlement(1))).signed_bytes == stored[0].signed_bytes
+    assert await ledger.balance_usd_picos.remote("acme") == OPENING_CREDIT_USD_PICOS
+
+    served = await asyncio.gather(*(ledger.receipt.remote(f"rcpt_{n:032x}", "acme", 20.0) for n in range(1, 42)))
+    export = tmp_path / "receipts.ndjson"
+    export.write_bytes(b"".join(each.document_bytes() + b"\n" for each in sorted(served, key=lambda each: each.seq)))
+    report = verify_paths([export], public_key)
+    assert [str(each) for each in report] == []
+    assert report.passed == 41
+    assert await ledger.unsigned_count.remote() == 0
+
+    impatient = dataclasses.replace(settings, take_over_s=0.5)
+    second = start_ledger(impatient, namespace="another-mesh", node_id=node_id)
+    with pytest.raises(LedgerInUse, match="it takes one writer"):
+        await second.has_keys.remote()
+    await ledger.close.remote()
+    assert await second.account_of.remote(key) == "acme"

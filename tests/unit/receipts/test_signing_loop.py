@@ -1,0 +1,183 @@
+"""Receipts get their signatures whatever the signers do in between."""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from receipts.ledger import Ledger
+from receipts.ledger_writer import LedgerWriter
+from receipts.signer_messages import SignedMessage, SigningRefused
+from receipts.signing_errors import QuorumUnavailable
+from receipts.signing_loop import MAX_BATCH, LedgerHeads, SigningLoop
+
+
+class Signers:
+    """Signs as told: by default everything."""
+
+    def __init__(self, group) -> None:
+        self.group = group
+        self.calls: list[int] = []
+        self.called = asyncio.Condition()
+        self.behave: Callable[[bytes], bytes | SigningRefused] = group.sign
+
+    async def sign(self, messages: Sequence[bytes]) -> list[bytes | SigningRefused]:
+        async with self.called:
+            self.calls.append(len(messages))
+            self.called.notify_all()
+        return [self.behave(each) for each in messages]
+
+    async def asked(self, times: int) -> None:
+        async with self.called, asyncio.timeout(5):
+            await self.called.wait_for(lambda: len(self.calls) >= times)
+
+
+def open_ledger(path: Path, key_id: str) -> Ledger:
+    ledger = Ledger.open(f"sqlite:///{path}", wall_clock_ns=time.time_ns, random_bytes=os.urandom, key_id=key_id)
+    for account in ("acme", "other"):
+        ledger.create_key(account, "")
+    return ledger
+
+
+@asynccontextmanager
+async def running(path: Path, signers: Signers) -> AsyncIterator[LedgerWriter]:
+    writer = await LedgerWriter.open(lambda: open_ledger(path, signers.group.key_id))
+    loop = SigningLoop(
+        writer,
+        sign=signers.sign,
+        public_key=signers.group.public_key,
+        first_pause_s=0.01,
+        longest_pause_s=0.02,
+    )
+    task = asyncio.create_task(loop.run())
+    try:
+        yield writer
+        assert not task.done()
+    finally:
+        task.cancel()
+        await writer.close()
+
+
+async def all_signed(writer: LedgerWriter, group, numbers: Sequence[int], account: str = "acme") -> None:
+    for number in numbers:
+        stored = await writer.receipt(f"rcpt_{number:032x}", account, wait_for_signature_s=5)
+        assert stored.signature == group.sign(stored.signed_bytes), number
+
+
+async def settle(writer: LedgerWriter, settlements: Sequence) -> None:
+    await asyncio.gather(*map(writer.settle, settlements))
+
+
+async def test_receipts_are_signed_as_they_come(tmp_path: Path, group, make_settlement) -> None:
+    signers = Signers(group)
+    async with running(tmp_path / "l.db", signers) as writer:
+        await settle(writer, [make_settlement(1)])
+        await all_signed(writer, group, [1])
+        await settle(writer, [make_settlement(n) for n in range(2, 10)])
+        await all_signed(writer, group, range(2, 10))
+        assert await writer.call(Ledger.unsigned_count) == 0
+        calls = len(signers.calls)
+        await asyncio.sleep(0.05)
+        assert len(signers.calls) == calls, "without work there is nothing to ask"
+
+
+async def test_a_backlog_of_an_earlier_life_is_signed(tmp_path: Path, group, make_settlement) -> None:
+    ledger = open_ledger(tmp_path / "l.db", group.key_id)
+    count = MAX_BATCH + 10
+    ledger.settle([make_settlement(n, "other") for n in range(1, count + 1)])
+    ledger.close()
+    signers = Signers(group)
+    async with running(tmp_path / "l.db", signers) as writer:
+        await all_signed(writer, group, [count, 1], "other")
+        assert max(signers.calls) == MAX_BATCH
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [QuorumUnavailable("2 of 3 needed signers answer"), RuntimeError("a defect"), ConnectionError("signers are gone")],
+)
+async def test_trouble_is_outlived_with_a_line_in_the_log(
+    tmp_path: Path, group, make_settlement, caplog, trouble: Exception
+) -> None:
+    signers = Signers(group)
+
+    def fail(_message: bytes) -> bytes:
+        raise trouble
+
+    signers.behave = fail
+    async with running(tmp_path / "l.db", signers) as writer:
+        await settle(writer, [make_settlement(n, customer_tag="confidential") for n in (1, 2)])
+        await signers.asked(4)
+        assert await writer.call(Ledger.unsigned_count) == 2
+        signers.behave = group.sign
+        await all_signed(writer, group, [1, 2])
+    assert len(caplog.records) >= 4
+    assert {each.levelno for each in caplog.records} <= {logging.WARNING, logging.ERROR}
+    assert "confidential" not in caplog.text
+
+
+async def test_an_account_that_is_refused_does_not_hold_up_the_others(
+    tmp_path: Path, group, make_settlement, caplog
+) -> None:
+    signers = Signers(group)
+    signers.behave = lambda message: (
+        SigningRefused(reason="signer 1: fork") if b'"account":"acme"' in message else group.sign(message)
+    )
+    async with running(tmp_path / "l.db", signers) as writer:
+        await settle(writer, [make_settlement(n) for n in range(1, MAX_BATCH + 50)])
+        await settle(writer, [make_settlement(n, "other") for n in range(1001, 1010)])
+        await all_signed(writer, group, range(1001, 1010), "other")
+        assert await writer.call(Ledger.unsigned_count) == MAX_BATCH + 49
+        assert "account acme: receipt 1 is not signed: signer 1: fork" in caplog.text
+        signers.behave = group.sign
+        await all_signed(writer, group, [1, MAX_BATCH + 49])
+
+
+async def test_no_signature_is_stored_that_does_not_verify(
+    tmp_path: Path, group, stranger, make_settlement, caplog
+) -> None:
+    signers = Signers(group)
+    signers.behave = stranger.sign
+    async with running(tmp_path / "l.db", signers) as writer:
+        await settle(writer, [make_settlement(1)])
+        await signers.asked(3)
+        assert (await writer.receipt(f"rcpt_{1:032x}", "acme")).signature is None
+        assert "the signature does not verify" in caplog.text
+        signers.behave = group.sign
+        await all_signed(writer, group, [1])
+
+
+async def test_too_few_answers_count_as_none(tmp_path: Path, group, make_settlement, caplog) -> None:
+    signers = Signers(group)
+
+    async def short(messages: Sequence[bytes]) -> list[bytes | SigningRefused]:
+        signers.calls.append(len(messages))
+        return [group.sign(each) for each in messages][: -1 if len(signers.calls) == 1 else None]
+
+    signers.sign = short
+    async with running(tmp_path / "l.db", signers) as writer:
+        await settle(writer, [make_settlement(1)])
+        await all_signed(writer, group, [1])
+    assert len(signers.calls) == 2
+    assert "signing receipts failed" in caplog.text
+
+
+async def test_signers_that_were_away_see_signed_receipts_only(tmp_path: Path, group, make_settlement) -> None:
+    signers = Signers(group)
+    async with running(tmp_path / "l.db", signers) as writer:
+        await settle(writer, [make_settlement(1)])
+        await all_signed(writer, group, [1])
+        signers.behave = lambda _message: SigningRefused(reason="later")
+        await settle(writer, [make_settlement(2)])
+        heads = LedgerHeads(writer)
+        stored = await writer.receipt(f"rcpt_{1:032x}", "acme")
+        assert await heads.signed_receipt("acme", 1) == SignedMessage(
+            message=stored.signed_bytes, signature=stored.signature
+        )
+        assert await heads.signed_receipt("acme", 2) is None
+        assert await heads.signed_receipt("nobody", 1) is None
