@@ -87,7 +87,7 @@ def start_mesh(
     try:
         _check_port(settings.mesh.host, settings.mesh.port)
         with progress.step("Ray"):
-            session = start_ray(settings.mesh.name, os.environ)
+            session = start_ray(settings.mesh.name, settings.mesh.data_dir, os.environ)
         try:
             yield _Start(settings, progress, stop, folder, session, engine or vllm_engine).run()
         finally:
@@ -97,9 +97,14 @@ def start_mesh(
         folder.release()
 
 
-def new_key(state: RunState, account: str, name: str) -> str:
-    """Make an API key on a running mesh; the ledger keeps only its hash."""
-    join_ray(state.ray_address, state.namespace)
+def new_key(data_dir: Path, account: str, name: str) -> str:
+    """Make an API key on the mesh that runs on this data folder; the ledger keeps only the key's hash.
+
+    Raises:
+        NotRunning: there is none.
+    """
+    state = DataFolder(data_dir).running()
+    join_ray(state.ray_address, state.namespace, data_dir)
     import ray
 
     from receipts.ledger_actor import ledger_of

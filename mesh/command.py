@@ -245,8 +245,7 @@ def keys_new(settings: Settings, account: str, name: str) -> None:
     """Make an API key on the mesh that runs here; it is shown once."""
     from mesh.app import new_key
 
-    state = DataFolder(settings.mesh.data_dir).running()
-    click.echo(new_key(state, account, name))
+    click.echo(new_key(settings.mesh.data_dir, account, name))
 
 
 @main.command()

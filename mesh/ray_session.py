@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -16,9 +17,7 @@ from mesh.errors import StartFailed
 
 _STOP_POLL_S = 0.2
 _OBJECT_STORE_BYTES = 256 * 1024 * 1024
-# Read by Ray when it is imported, so they are set before. The first keeps a local cluster on the loopback
-# interface: without it Ray listens on every address of the machine.
-_LOCAL_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+# Read by Ray when it is imported, so they are set before.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SERVE_LOG_TO_STDERR": "0",
@@ -37,15 +36,19 @@ class RaySession:
     is_ours: bool
 
 
-def start_ray(name: str, environment: Mapping[str, str]) -> RaySession:
+def start_ray(name: str, data_dir: Path, environment: Mapping[str, str]) -> RaySession:
     """Start a local cluster, or join the one of ``RAY_ADDRESS``, in the mesh's own namespace.
+
+    A local cluster takes calls only from who can read its token, which lies in ``data_dir``.
 
     Raises:
         StartFailed: the cluster did not come up or cannot be reached.
     """
     assert "ray" not in sys.modules, "ray reads its environment when it is imported, which must not be before this"
     address = environment.get("RAY_ADDRESS")
-    os.environ.update({**_ENVIRONMENT, **({} if address else _LOCAL_ENVIRONMENT)})
+    if address is None:
+        _make_token(_token_path(data_dir))
+    os.environ.update({**_ENVIRONMENT, **({} if address else _local_environment(data_dir))})
     import ray
     import ray.serve
 
@@ -109,7 +112,7 @@ def _answers(address: str) -> bool:
     return True
 
 
-def join_ray(address: str, namespace: str) -> None:
+def join_ray(address: str, namespace: str, data_dir: Path) -> None:
     """Connect to a running mesh's cluster as an operator.
 
     Raises:
@@ -117,10 +120,32 @@ def join_ray(address: str, namespace: str) -> None:
     """
     assert "ray" not in sys.modules, "ray reads its environment when it is imported, which must not be before this"
     is_local = address.startswith("127.")
-    os.environ.update({**_ENVIRONMENT, **(_LOCAL_ENVIRONMENT if is_local else {})})
+    os.environ.update({**_ENVIRONMENT, **(_local_environment(data_dir) if is_local else {})})
     import ray
 
     try:
         ray.init(address=address, namespace=namespace, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, OSError) as failure:
         raise StartFailed(f"cannot reach the mesh's Ray cluster at {address}: {failure}") from failure
+
+
+def _local_environment(data_dir: Path) -> dict[str, str]:
+    return {
+        # Keeps a local cluster on the loopback interface: otherwise Ray listens on every address of the machine.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(_token_path(data_dir)),
+    }
+
+
+def _token_path(data_dir: Path) -> Path:
+    return data_dir / "ray-token"
+
+
+def _make_token(path: Path) -> None:
+    with contextlib.suppress(FileExistsError), open(path, "x", opener=_private_file) as file:
+        file.write(secrets.token_hex(32))
+
+
+def _private_file(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
