@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from clusters.grid import YearlyMeansFeed
-from mesh.engine_log import last_reason_in
+from mesh.engine_log import last_reason, last_reason_in
 from mesh.errors import StartFailed
 from mesh.meter_setup import HostMeterSetup
 from mesh.progress import Progress, Step
@@ -268,7 +268,8 @@ class _Start:
 
         status = ray_serve.status().applications[self._settings.mesh.name]
         if status.status in ("DEPLOY_FAILED", "UNHEALTHY"):
-            reason = last_reason_in(self._session.logs) or status.message.strip().splitlines()[-1]
+            told = "\n".join([status.message, *(each.message for each in status.deployments.values())])
+            reason = last_reason_in(self._session.logs) or last_reason(told.splitlines()) or told
             raise StartFailed(f"the engine could not start: {reason}\n(logs: {self._session.logs})")
         return status.status == "RUNNING"
 

@@ -10,17 +10,21 @@ _ERROR = re.compile(
     r"(?:^|\] |\) )((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit|Refused|Unavailable|Failed): .+)$"
 )
 # vLLM's parent process says no more than this; the reason is what its child said before.
+_PYDANTIC_LINES = 2  # pydantic names the field and the fault on the lines after
 _NOT_A_REASON = ("Engine core initialization failed", "WorkerProc initialization failed")
 
 
 def last_reason(lines: Iterable[str]) -> str | None:
     """The last error that says something, or None."""
-    found = None
+    found: str | None = None
+    goes_on = 0
     for line in lines:
         match = _ERROR.search(line.rstrip())
         if match and not any(each in line for each in _NOT_A_REASON):
-            found = match.group(1)
-    return found
+            found, goes_on = match.group(1), _PYDANTIC_LINES if "validation error" in line else 0
+        elif found is not None and goes_on and line.startswith(" "):
+            found, goes_on = f"{found} {line.strip()}", goes_on - 1
+    return None if found is None else found.partition(" [type=")[0]
 
 
 def last_reason_in(logs: Path) -> str | None:

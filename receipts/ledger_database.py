@@ -99,7 +99,7 @@ def _engine(url: URL) -> Engine:
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own connection
-    # The driver would begin transactions by itself, only before the first write: then what was read before may change.
+    # The driver would begin transactions by itself, only before the first write: what was read before could change.
     connection.isolation_level = None
     for pragma in (
         f"busy_timeout = {int(_LOCK_WAIT_S * 1000)}",
@@ -112,7 +112,8 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 -
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    # Not IMMEDIATE: there is one writer, and reading goes on while a backup holds the file.
+    connection.exec_driver_sql("BEGIN")
 
 
 def _create_or_check(connection: Connection, wall_clock_ns: Callable[[], int]) -> None:

@@ -1,7 +1,6 @@
 """A real local Ray with the whole mesh on it, and an engine that needs no model."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -58,12 +57,18 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def start_echo(data_dir: Path, port: int, fail_with: str | None = None) -> "subprocess.Popen[str]":
+    """A mesh in a process of its own; stderr is captured only when it is to fail."""
+    command = [sys.executable, str(_SERVE_ECHO), str(data_dir), str(port)]
+    if fail_with is None:
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen([*command, fail_with], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
 @contextmanager
 def running_echo_mesh(data_dir: Path) -> Iterator[EchoMesh]:
     port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, str(_SERVE_ECHO), str(data_dir), str(port)], stdout=subprocess.PIPE, text=True, env=os.environ
-    )
+    process = start_echo(data_dir, port)
     assert process.stdout is not None
     try:
         key = process.stdout.readline().strip()

@@ -19,6 +19,18 @@ def test_a_plain_traceback_counts():
     )
 
 
+def test_what_pydantic_says_on_the_next_lines_belongs_to_the_reason():
+    told = """\
+pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig
+  Value error, max_model_len is too long. [type=value_error, input_value=ArgsKwargs(())]
+    For further information visit a page
+"""
+    assert last_reason(told.splitlines()) == (
+        "pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig "
+        "Value error, max_model_len is too long."
+    )
+
+
 def test_ordinary_lines_are_no_reason():
     assert last_reason(["INFO all is well", "an Error: in the middle of prose"]) is None
 

@@ -366,6 +366,7 @@ class TestTrouble:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(LedgerUnavailable, match="did not take it: database is locked"):
             ledger.settle([make_settlement(1)])
+        assert ledger.has_keys(), "reading goes on"
         other.execute("ROLLBACK")
         other.close()
         assert settle(ledger, make_settlement(1))[0].seq == 1

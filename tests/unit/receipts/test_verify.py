@@ -1,5 +1,6 @@
 """What an auditor is told: every tamper is caught, with one clear line, and honest files pass."""
 
+import gzip
 import itertools
 import json
 import random
@@ -120,6 +121,14 @@ def test_every_removed_or_doubled_byte_is_caught(group, receipt: bytes, tmp_path
         shorter = receipt[:place] + receipt[place + 1 :]
         longer = receipt[:place] + receipt[place : place + 1] + receipt[place:]
         for changed in (shorter, longer):
+            assert len(verify_one(group, tmp_path, changed)) == 1, place
+
+
+@pytest.mark.parametrize("space", [b" ", b"\n", b"\t", b"\r"])
+def test_a_single_added_space_is_caught(group, receipt: bytes, tmp_path: Path, space: bytes) -> None:
+    for place in [0, len(receipt), *(each.end() for each in re.finditer(rb"[{},:]", receipt))]:
+        changed = receipt[:place] + space + receipt[place:]
+        if changed != receipt + b"\n":
             assert len(verify_one(group, tmp_path, changed)) == 1, place
 
 
@@ -268,6 +277,13 @@ def test_a_changed_line_is_one_finding_and_leaves_no_gap(group, chain, tmp_path:
     assert report.passed == LENGTH - 1
 
 
+def test_several_changed_lines_are_a_finding_each_and_leave_no_gap(group, chain, tmp_path: Path) -> None:
+    lines = [each.replace(b"local", b"lokal") if place in (1, 2, 4) else each for place, each in enumerate(chain)]
+    findings, report = verify_lines(group, tmp_path, lines)
+    assert [each.split(":")[1] for each in findings] == ["2", "3", "5"]
+    assert report.passed == LENGTH - 3
+
+
 def test_lines_must_be_canonical(group, chain, tmp_path: Path) -> None:
     for line in (
         json.dumps(json.loads(chain[2])).encode(),
@@ -322,6 +338,11 @@ def test_pieces_of_a_chain_are_joined_across_files(group, chain, tmp_path: Path)
     second.write_bytes(b"\n".join(chain[1:]))
     (finding,), _ = verify(group, first, second)
     assert "given twice" in finding
+    first.write_bytes(b"\n".join(chain[:5]))
+    second.write_bytes(b"\n".join(chain[1:3]))
+    third.write_bytes(chain[5])
+    (finding,), _ = verify(group, first, second, third)
+    assert "seq 2 is given twice: receipts 1 to 5 of account acme are in" in finding
 
 
 def test_a_gap_does_not_hide_in_the_failure_of_another_receipt(group, chain, tmp_path: Path) -> None:
@@ -332,11 +353,12 @@ def test_a_gap_does_not_hide_in_the_failure_of_another_receipt(group, chain, tmp
 
 
 def test_memory_is_bounded_even_where_every_line_leaves_a_gap(group, tmp_path: Path) -> None:
-    lines = [group.receipt(seq, seq, "ab" * 32) for seq in range(2, 5000, 2)]
-    findings, report = verify_lines(group, tmp_path, lines)
-    assert len(findings) == len(lines) - 1
-    assert report.passed == 1
-    assert len(report._chains._chains["acme"].pieces) == 1
+    path = tmp_path / "gaps.ndjson"
+    path.write_bytes(b"".join(group.receipt(seq, seq, "ab" * 32) + b"\n" for seq in range(2, 5000, 2)))
+    report = verify_paths([path], group.public_key)
+    pieces = [len(report._chains._chains["acme"].pieces) for _ in report]
+    assert (len(pieces), report.passed) == (2498, 1)
+    assert max(pieces) < 1100
 
 
 class TestAccountHeads:
@@ -448,6 +470,17 @@ class TestArchives:
             f"{path}: the archive is damaged or cut short: bad checksum where a member or the end mark should be"
         ]
         assert report.passed == 3
+
+    def test_a_compressed_archives_checksum_is_checked(self, group, chain, tmp_path: Path) -> None:
+        (tmp_path / "r.ndjson").write_bytes(b"\n".join(chain))
+        path = tar(tmp_path, "e.tar", "", "r.ndjson")
+        # Filled up with zeros, as tar does with large records: the end mark is far from the end.
+        data = bytearray(gzip.compress(path.read_bytes() + bytes(500_000)))
+        data[-5] ^= 1  # in the last eight bytes, which are checksum and length
+        path.write_bytes(data)
+        (finding,), report = verify(group, path)
+        assert "the archive is damaged" in finding
+        assert report.passed == LENGTH
 
     def test_an_archive_without_receipts_is_no_success(self, group, tmp_path: Path) -> None:
         (tmp_path / "README.txt").write_text("nothing here")

@@ -1,0 +1,94 @@
+"""Starting, failing to start, starting again, and two at once."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import requests
+from running_echo import free_port, running_echo_mesh, start_echo
+
+from mesh.run_state import DataFolder
+from receipts.verify import verify_paths
+
+
+def _group(mesh) -> dict:
+    return requests.get(f"{mesh.url}/v1/keys/group", timeout=10).json()
+
+
+def test_an_engine_that_cannot_start_ends_the_start_with_its_own_reason(tmp_path):
+    port = free_port()
+    failed = start_echo(tmp_path, port, "the weights are made of cheese")
+    _, said = failed.communicate(timeout=120)
+    assert failed.returncode == 1
+    assert "RuntimeError: the weights are made of cheese" in said
+    assert "Traceback" not in said
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", port))
+    DataFolder(tmp_path).hold()
+
+
+def test_a_second_life_keeps_the_key_the_receipts_and_the_chain(tmp_path):
+    with running_echo_mesh(tmp_path) as first:
+        before = _group(first)
+        answer = first.chat("one two")
+        receipt = first.receipt(answer.headers["X-Receipt-Id"])
+    with running_echo_mesh(tmp_path) as second:
+        assert _group(second) == before
+        again = requests.get(f"{second.url}/v1/receipts/{receipt['receipt_id']}", headers=first.headers, timeout=10)
+        later = requests.post(
+            f"{second.url}/v1/chat/completions",
+            json={"model": "auto", "messages": [{"role": "user", "content": "three"}]},
+            headers=first.headers,
+            timeout=60,
+        )
+        next_receipt = requests.get(
+            f"{second.url}/v1/receipts/{later.headers['X-Receipt-Id']}", headers=first.headers, timeout=10
+        )
+    assert again.json() == receipt
+    assert next_receipt.json()["chain"]["seq"] == receipt["chain"]["seq"] + 1
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    files[0].write_bytes(again.content)
+    files[1].write_bytes(next_receipt.content)
+    report = verify_paths(files, bytes.fromhex(before["public_key"]))
+    assert list(report) == []
+    assert report.passed == 2
+
+
+def test_two_meshes_run_side_by_side_and_their_receipts_do_not_mix(echo_mesh, tmp_path):
+    with running_echo_mesh(tmp_path) as other:
+        mine, theirs = echo_mesh.chat("mine"), other.chat("theirs")
+        assert mine.ok
+        assert theirs.ok
+        crossed = requests.get(
+            f"{other.url}/v1/receipts/{mine.headers['X-Receipt-Id']}", headers=other.headers, timeout=10
+        )
+        assert crossed.status_code == 404
+        receipt = tmp_path / "theirs.json"
+        receipt.write_text(json.dumps(other.receipt(theirs.headers["X-Receipt-Id"])))
+        foreign = list(verify_paths([receipt], bytes.fromhex(_group(echo_mesh)["public_key"])))
+        assert len(foreign) == 1
+    assert echo_mesh.chat("still here").ok
+
+
+def test_the_data_folder_is_private_and_holds_no_api_key(echo_mesh):
+    assert echo_mesh.data_dir.stat().st_mode & 0o077 == 0
+    files = [path for path in echo_mesh.data_dir.rglob("*") if path.is_file()]
+    assert len([path for path in files if "signers" in path.parts]) >= 15
+    for path in files:
+        assert echo_mesh.key.encode() not in path.read_bytes(), path
+        if "signers" in path.parts or path.name in {"ray-token", "development-share-secret"}:
+            assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_an_operator_makes_a_key_on_the_running_mesh(echo_mesh):
+    made = subprocess.run(
+        [sys.executable, "-m", "mesh.command", "keys", "new", "--data-dir", str(echo_mesh.data_dir)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    headers = {"Authorization": f"Bearer {made.stdout.strip()}"}
+    assert requests.get(f"{echo_mesh.url}/v1/models", headers=headers, timeout=10).ok
