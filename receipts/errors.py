@@ -3,6 +3,7 @@
 ReceiptsError
 ├── InvalidDocument       a receipt, or what claims to be one, that is not as it must be; the message says where
 ├── CannotVerify          verification could not run: an unreadable file, a public key that is none
+├── DamagedInput          a file to verify that is cut short or damaged (receipts.verify_input)
 ├── SettlementRefused     one settlement that cannot become a receipt; the others of its batch can
 ├── LedgerError
 │   ├── LedgerInUse       another process is the ledger's writer

@@ -14,7 +14,7 @@ from typing import IO, Final, Self
 from receipts.canonical import MAX_BYTES
 from receipts.errors import CannotVerify, ReceiptsError
 
-_OPENERS: Final[tuple[tuple[bytes, Callable[[IO[bytes]], IO[bytes]]], ...]] = (
+_OPENERS: Final[tuple[tuple[bytes, Callable[[io.BufferedReader], io.BufferedIOBase]], ...]] = (
     (b"\x1f\x8b", lambda stream: gzip.GzipFile(fileobj=stream)),
     (b"BZh", bz2.BZ2File),
     (b"\xfd7zXZ\x00", lzma.LZMAFile),
@@ -71,7 +71,7 @@ def read_entries(path: Path) -> Iterator[Entry]:
         raise CannotVerify(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _decompressed(stream: "_Peeked") -> IO[bytes]:
+def _decompressed(stream: "_Peeked") -> io.BufferedIOBase:
     for magic, opener in _OPENERS:
         if stream.head.startswith(magic):
             return opener(stream.whole)
@@ -152,13 +152,13 @@ class _StrictHeader(tarfile.TarInfo):
 class _Peeked:
     """A stream whose beginning is known and yet to be read; pipes cannot be rewound."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: io.BufferedIOBase) -> None:
         self.head: Final = stream.read(_READ_LIMIT)
-        self.whole: Final[IO[bytes]] = io.BufferedReader(_Replayed(self.head, stream))
+        self.whole: Final[io.BufferedReader] = io.BufferedReader(_Replayed(self.head, stream))
 
 
 class _Replayed(io.RawIOBase):
-    def __init__(self, head: bytes, rest: IO[bytes]) -> None:
+    def __init__(self, head: bytes, rest: io.BufferedIOBase) -> None:
         self._head = memoryview(head)
         self._rest = rest
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from metering.book import BookTotals
@@ -103,9 +103,13 @@ class MeterActor:
             for settlement in self._meter.unacknowledged(_REDELIVER_AFTER_NS):
                 try:
                     await self._deliver(settlement)
-                except RayError as unreachable:
-                    _LOG.warning("settlement %s is not delivered yet: %s", settlement.request_id, unreachable)
+                except RayActorError as away:
+                    _LOG.warning("the ledger is away, %s", type(away).__name__)
                     break
+                except RayError as refused:
+                    # One that the ledger refuses stays, for an operator to see, and must not hold up the others.
+                    reason = str(refused).strip().rpartition("\n")[2]
+                    _LOG.error("settlement %s is not delivered: %s", settlement.request_id, reason)  # noqa: TRY400
 
 
 def boot_id() -> str:

@@ -4,7 +4,6 @@ import json
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import requests
 from running_echo import free_port, running_echo_mesh, start_echo
