@@ -14,7 +14,7 @@ STAMP  := $(VENV)/.installed-$(LOCK)
 WHEELS := $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS),--torch-backend $(if $(filter gpu,$(LOCK)),auto,cpu))
 UV_PIP := VIRTUAL_ENV=$(VENV) $(UV) pip
 
-.PHONY: help run demo test check format bench lock clean
+.PHONY: help install run demo test check format bench lock clean
 
 help: ## What can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -37,6 +37,8 @@ check: $(STAMP) ## Lint, formatting, types, import layers
 format: $(STAMP) ## Format the code
 	$(VENV)/bin/ruff check --fix-only --quiet .
 	$(VENV)/bin/ruff format .
+
+install: $(STAMP) ## Only the environment
 
 bench: $(STAMP) ## Measure: set-up steps, the mesh against vLLM's own server, signing, metering, verifying
 	$(VENV)/bin/python -m benchmarks

@@ -109,7 +109,7 @@ class MeterActor:
                 except RayError as refused:
                     # One that the ledger refuses stays, for an operator to see, and must not hold up the others.
                     reason = str(refused).strip().rpartition("\n")[2]
-                    _LOG.error("settlement %s is not delivered: %s", settlement.request_id, reason)  # noqa: TRY400
+                    _LOG.error("settlement %s is not delivered: %s", settlement.request_id, reason)
 
 
 def boot_id() -> str:
