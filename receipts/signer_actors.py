@@ -119,13 +119,16 @@ class RaySigner:
 
     def __init__(
         self,
-        handle: ActorHandle[SignerActor],
+        handle: ActorHandle[SignerActor] | None,
         *,
         identifier: int,
         start_deadline_s: float = _START_DEADLINE_S,
         answer_deadline_s: float = _ANSWER_DEADLINE_S,
     ) -> None:
-        """Wrap a handle; the first call may take ``start_deadline_s``, for the process to come up."""
+        """Wrap a handle, None for an actor that is gone for good.
+
+        The first call may take ``start_deadline_s``, for the process to come up.
+        """
         self.handle = handle
         self._identifier = identifier
         self._deadline_s = start_deadline_s
@@ -160,6 +163,8 @@ class RaySigner:
         return cast("SigningReply", await self._call("sign", request))
 
     async def _call(self, method: str, *arguments: object) -> object:
+        if self.handle is None:
+            raise SignerUnavailable(f"signer {self._identifier} is gone for good")
         deadline_s, self._deadline_s = self._deadline_s, self._answer_deadline_s
         try:
             return await asyncio.wait_for(getattr(self.handle, method).remote(*arguments), deadline_s)
@@ -202,14 +207,19 @@ def start_signers(
 
 
 def signers_of(identifiers: Sequence[int], *, namespace: str, name_prefix: str = "signer") -> dict[int, RaySigner]:
-    """The ports of running signer actors; ValueError when one was never started."""
-    return {
-        each: RaySigner(ray.get_actor(f"{name_prefix}-{each}", namespace=namespace), identifier=each)
-        for each in identifiers
-    }
+    """The ports of the signer actors; one whose actor is gone for good answers `SignerUnavailable`, like a dead one."""
+    return {each: RaySigner(_actor(f"{name_prefix}-{each}", namespace), identifier=each) for each in identifiers}
+
+
+def _actor(name: str, namespace: str) -> ActorHandle[SignerActor] | None:
+    try:
+        return cast("ActorHandle[SignerActor]", ray.get_actor(name, namespace=namespace))
+    except ValueError:
+        return None
 
 
 def stop_signers(signers: Mapping[int, RaySigner]) -> None:
     """End the actors for good; their folders stay."""
     for signer in signers.values():
-        ray.kill(signer.handle, no_restart=True)
+        if signer.handle is not None:
+            ray.kill(signer.handle, no_restart=True)

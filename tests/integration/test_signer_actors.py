@@ -15,7 +15,7 @@ from nacl.signing import VerifyKey
 
 from receipts.canonical import canonical_bytes
 from receipts.share_secret import ShareSecretSource, create_development_secret
-from receipts.signer_actors import RaySigner, SignerSettings, start_signers, stop_signers
+from receipts.signer_actors import RaySigner, SignerSettings, signers_of, start_signers, stop_signers
 from receipts.signer_group import SignerGroup
 from receipts.signer_messages import SignedMessage, SignerStatus, SigningRefused
 from receipts.signer_policy import ReceiptRules
@@ -139,3 +139,17 @@ async def test_a_restarted_actor_comes_back_with_its_share(local_ray: str, tmp_p
     after = await status_once_back(actors[2])
     assert after == before
     assert after.record == group.record
+
+
+async def test_a_group_found_by_name_signs_though_two_are_gone_for_good(local_ray: str, tmp_path: Path) -> None:
+    house = House(tmp_path, local_ray)
+    actors = house.start_actors()
+    group = await house.start_group(actors)
+    messages = chain(2, group.key_id)
+    namespace = ray.get_runtime_context().namespace
+    for each in (1, 4):
+        ray.kill(actors[each].handle, no_restart=True)
+    found = signers_of(list(actors), namespace=namespace)
+    with pytest.raises(SignerUnavailable):
+        await found[1].status()
+    await house.sign(await house.start_group(found), messages)
