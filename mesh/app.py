@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from clusters.grid import YearlyMeansFeed
+from clusters.grid import UnknownZone, YearlyMeansFeed
 from mesh.engine_log import last_reason, last_reason_in
-from mesh.errors import StartFailed
+from mesh.errors import BadSettings, StartFailed
 from mesh.meter_setup import HostMeterSetup
 from mesh.progress import Progress, Step
 from mesh.ray_session import RaySession, join_ray, start_ray, stop_ray
@@ -30,7 +30,8 @@ from placement.plan import ExchangeRates
 from receipts.group_record import GroupRecord
 from receipts.share_secret import ShareSecretSource, create_development_secret
 from receipts.signer_policy import ReceiptRules
-from serve.door import Deadlines, Dispatch, Door, Pool, Price
+from serve.deadlines import Deadlines
+from serve.door import Dispatch, Door, Pool, Price
 from serve.engine_spec import EngineSpec, VllmSpec
 from serve.weights import HubWeights, LocalWeights, PackagedWeights, WeightsSource
 
@@ -82,10 +83,12 @@ def start_mesh(
     Raises:
         StartFailed: a part could not start, or ``stop`` was set meanwhile; the message is that part's own reason.
     """
+    _check_grid_zones(settings)
     folder = DataFolder(settings.mesh.data_dir)
     folder.hold()
     try:
-        _check_port(settings.mesh.host, settings.mesh.port)
+        if not os.environ.get("RAY_ADDRESS"):  # in a joined cluster the port may be its Serve's, which we share
+            _check_port(settings.mesh.host, settings.mesh.port)
         with progress.step("Ray"):
             session = start_ray(settings.mesh.name, settings.mesh.data_dir, os.environ)
         try:
@@ -104,7 +107,7 @@ def new_key(data_dir: Path, account: str, name: str) -> str:
         NotRunning: there is none.
     """
     state = DataFolder(data_dir).running()
-    join_ray(state.ray_address, state.namespace, data_dir)
+    join_ray(state, data_dir)
     import ray
 
     from receipts.ledger_actor import ledger_of
@@ -137,12 +140,23 @@ class _Start:
 
     def run(self) -> RunningMesh:
         """Start everything; the ingress answers when this returns."""
+        from ray.exceptions import RayError
+
+        try:
+            return self._run()
+        except RayError as failure:
+            reason = str(getattr(failure, "cause", None) or failure).strip().rpartition("\n")[2]
+            raise StartFailed(f"a part of the mesh did not start: {reason} (logs: {self._session.logs})") from failure
+
+    def _run(self) -> RunningMesh:
         import ray
 
         with self._progress.step("signers and ledger"):
             ledger, group_key = self._start_receipts()
+        self._give_up_if_asked()
         with self._progress.step("host meter"):
             self._start_meters()
+        self._give_up_if_asked()
         with self._progress.step("engine and ingress") as step:
             self._deploy(ledger, group_key, step)
         first_key = None
@@ -156,6 +170,7 @@ class _Start:
                 ray_address=self._session.address,
                 namespace=self._session.namespace,
                 logs=str(self._session.logs),
+                is_ray_ours=self._session.is_ours,
             ),
             dashboard_url=self._session.dashboard_url,
             first_key=first_key,
@@ -167,7 +182,6 @@ class _Start:
     def _start_receipts(self) -> tuple["ActorHandle[Any]", dict[str, Any]]:
         """Five signers, spread over the nodes; the ledger, here; and what `/v1/keys/group` answers."""
         import ray
-        from ray.exceptions import RayTaskError
 
         from receipts.ledger_actor import LedgerSettings, signer_group, start_ledger
         from receipts.signer_actors import SignerSettings, start_signers
@@ -195,11 +209,7 @@ class _Start:
             node_id=ray.get_runtime_context().get_node_id(),
         )
         self._parts += [signers, ledger]
-        try:
-            record = cast("GroupRecord", ray.get(ledger.group_record.remote()))
-        except RayTaskError as failure:
-            raise StartFailed(f"the signers and the ledger did not start: {failure.cause}") from failure
-        return ledger, _group_key(record)
+        return ledger, _group_key(cast("GroupRecord", ray.get(ledger.group_record.remote())))
 
     def _share_secret(self) -> ShareSecretSource:
         if _SHARE_SECRET_VARIABLE in os.environ:
@@ -221,11 +231,10 @@ class _Start:
             host = ray.get(_on_node(ray.remote(boot_id), node["NodeID"]).remote())
             hosts.setdefault(host, node["NodeID"])
         for host, node_id in hosts.items():
-            meter = start_meter(node_id, host, _meter_setup(self._settings, host), self._session.namespace)
-            ray.get(meter.run.remote())
+            meter = start_meter(node_id, host, _meter_setup(self._settings), self._session.namespace)
             self._parts.append(meter)
-            for note in ray.get(meter.notes.remote()):
-                self._progress.say(f"{note}")
+            for note in cast("tuple[str, ...]", ray.get(meter.notes.remote())):
+                self._progress.say(note)
 
     def _deploy(self, ledger: "ActorHandle[Any]", group_key: dict[str, Any], step: Step) -> None:
         """Deploy the pools and the ingress and wait until all answer.
@@ -260,8 +269,12 @@ class _Start:
                     f"the engine was not ready within {elapsed:.0f} s (deadlines.engine_start_s); "
                     f"it last said: {last_reason_in(self._session.logs) or 'nothing'}"
                 )
-            if self._stop.wait(_POLL_S):
-                raise StartFailed("stopped while the engine started")
+            self._stop.wait(_POLL_S)
+            self._give_up_if_asked()
+
+    def _give_up_if_asked(self) -> None:
+        if self._stop.is_set():
+            raise StartFailed("stopped before it was ready")
 
     def _is_running(self) -> bool:
         import ray.serve as ray_serve
@@ -285,9 +298,9 @@ def _group_key(record: GroupRecord) -> dict[str, Any]:
     }
 
 
-def _meter_setup(settings: Settings, host: str) -> HostMeterSetup:
+def _meter_setup(settings: Settings) -> HostMeterSetup:
     """The journal lies in the data folder; the socket too, unless its path is too long for one."""
-    folder = settings.mesh.data_dir / "meter" / host
+    folder = settings.mesh.data_dir / "meter"
     socket = folder / "steps.sock"
     if len(str(socket).encode()) > _SOCKET_PATH_BYTES:
         digest = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
@@ -315,8 +328,18 @@ def _deployment(
         gpus=pool.gpus_per_replica,
         max_ongoing_requests=pool.max_ongoing_requests,
         environment=settings.model(pool.model).environment,
+        deadlines=_deadlines(settings),
         stop_within_s=settings.deadlines.stop_s,
     )
+
+
+def _check_grid_zones(settings: Settings) -> None:
+    feed = YearlyMeansFeed()
+    for site in settings.sites:
+        try:
+            feed.intensity(site.grid_zone)
+        except UnknownZone as unknown:
+            raise BadSettings(f"site {site.key}: {unknown}") from unknown
 
 
 def _check_port(host: str, port: int) -> None:
@@ -361,10 +384,15 @@ def build_door(settings: Settings, dispatch: Dispatch) -> Door:
         carbon=YearlyMeansFeed(),
         price=Price(usd_per_kwh=settings.price.usd_per_kwh, version=settings.price.version),
         rates=ExchangeRates(usd_per_kgco2=settings.placement.usd_per_kgco2),
-        deadlines=Deadlines(
-            first_item_s=settings.deadlines.first_token_s, between_items_s=settings.deadlines.between_tokens_s
-        ),
+        deadlines=_deadlines(settings),
         random_bytes=secrets.token_bytes,
+    )
+
+
+def _deadlines(settings: Settings) -> Deadlines:
+    given = settings.deadlines
+    return Deadlines(
+        first_token_s=given.first_token_s, between_tokens_s=given.between_tokens_s, unary_s=given.unary_answer_s
     )
 
 

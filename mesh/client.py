@@ -8,6 +8,7 @@ answer.model_extra["energy"]["joules"]
 """
 
 import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -15,6 +16,7 @@ import requests
 from mesh.errors import MeshError, NotRunning
 
 if TYPE_CHECKING:
+    import pandas
     from openai import OpenAI
 
 _TIMEOUT_S = 30
@@ -28,7 +30,14 @@ class MeshClient:
         self._api_key = api_key
 
     def openai(self) -> "OpenAI":
-        """OpenAI's SDK, pointed at this mesh. Needs the package `openai`."""
+        """OpenAI's SDK, pointed at this mesh. Needs the package `openai`.
+
+        Raises:
+            MeshError: this client has no key.
+        """
+        if self._api_key is None:
+            # Without one the SDK would send the user's own OpenAI key.
+            raise MeshError("no API key; set JC_API_KEY to the one that `jc up` showed, or make one: jc keys new")
         from openai import OpenAI
 
         return OpenAI(base_url=f"{self._base_url}/v1", api_key=self._api_key, max_retries=0)
@@ -40,6 +49,12 @@ class MeshClient:
     def receipt(self, receipt_id: str) -> bytes:
         """One receipt, as the canonical bytes that the mesh serves."""
         return self._get(f"/v1/receipts/{receipt_id}")
+
+    def receipts_frame(self, receipt_ids: Iterable[str]) -> "pandas.DataFrame":
+        """These receipts, a row each, with columns such as ``energy.total_joules``. Needs the package `pandas`."""
+        import pandas
+
+        return pandas.json_normalize([json.loads(self.receipt(each)) for each in receipt_ids])
 
     def group_key(self) -> dict[str, Any]:
         """The signer group's public key and what it is called."""

@@ -59,11 +59,12 @@ def _with_settings(command: _Command) -> _Command:
 def _with_client(command: _Command) -> _Command:
     """Options that say which mesh to ask and as whom; the command gets ``client``."""
 
-    @click.option("--url", envvar="JC_URL", default="http://127.0.0.1:8000", show_default=True, help="The mesh.")
+    @click.option("--url", envvar="JC_URL", help="The mesh; else http://127.0.0.1 at JC_PORT or 8000.")
     @click.option("--api-key", envvar="JC_API_KEY", help="Your key; better given in JC_API_KEY than typed.")
     @wraps(command)
-    def wrapped(url: str, api_key: str | None, **arguments: object) -> object:
-        return command(client=MeshClient(url, api_key), **arguments)
+    def wrapped(url: str | None, api_key: str | None, **arguments: object) -> object:
+        here = f"http://127.0.0.1:{os.environ.get('JC_PORT', '8000')}"
+        return command(client=MeshClient(url or here, api_key), **arguments)
 
     return wrapped  # type: ignore[return-value]
 
@@ -94,9 +95,9 @@ def _run(settings: Settings, *, serve_log: Path | None, stay: bool) -> None:
     console = Console(soft_wrap=True, highlight=False)
     stop = _stop_on_signal()
     with start_mesh(settings, Progress(console), stop) as running:
-        show_first_request(running.state.url, running.operator_key, console)
         if running.first_key is not None:
             console.print(f"\nYour API key, shown this once: [bold]{running.first_key}[/bold]")
+        show_first_request(running.state.url, running.operator_key, console)
         if stay:
             running.announce_ready()
             console.print(f"\nServing on {running.state.url} until Ctrl-C.")
@@ -150,6 +151,8 @@ def _start_detached(settings: Settings) -> None:
             state = DataFolder(settings.mesh.data_dir).running()
         except NotRunning:
             sys.exit(child.wait() or _CANNOT_RUN)
+        if state.pid != child.pid:
+            sys.exit(child.wait() or _CANNOT_RUN)
         child.returncode = 0  # it lives on; Popen must not wait for it
     click.echo(f"detached: process {state.pid}; stop it with `jc down`")
 
@@ -197,7 +200,7 @@ def _openai_message(error: Exception) -> str:
         return str(error.body["message"])
     if isinstance(error, openai.APIConnectionError):
         return "no mesh answers there; start one with `jc up`, or say where it is with --url"
-    return f"{error} (set JC_API_KEY to the key that `jc up` showed, or make one with `jc keys new`)"
+    return str(error)
 
 
 def _energy_line(energy: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mesh.errors import StartFailed
+from mesh.run_state import RunState
 
 _STOP_POLL_S = 0.2
 _OBJECT_STORE_BYTES = 256 * 1024 * 1024
@@ -27,13 +28,17 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RaySession:
-    """A connection to a Ray cluster. ``is_ours`` when this process started it and ends it."""
+    """A connection to a Ray cluster. ``is_ours`` when this process started it and ends it.
+
+    ``was_serving`` when a joined cluster had Ray Serve running before, which then goes on.
+    """
 
     address: str
     namespace: str
     logs: Path
     dashboard_url: str | None
     is_ours: bool
+    was_serving: bool
 
 
 def start_ray(name: str, data_dir: Path, environment: Mapping[str, str]) -> RaySession:
@@ -45,7 +50,7 @@ def start_ray(name: str, data_dir: Path, environment: Mapping[str, str]) -> RayS
         StartFailed: the cluster did not come up or cannot be reached.
     """
     assert "ray" not in sys.modules, "ray reads its environment when it is imported, which must not be before this"
-    address = environment.get("RAY_ADDRESS")
+    address = environment.get("RAY_ADDRESS") or None
     if address is None:
         _make_token(_token_path(data_dir))
     os.environ.update({**_ENVIRONMENT, **({} if address else _local_environment(data_dir))})
@@ -75,6 +80,7 @@ def start_ray(name: str, data_dir: Path, environment: Mapping[str, str]) -> RayS
         logs=Path(cast("Any", context).address_info["session_dir"] or ".") / "logs",
         dashboard_url=f"http://{context.dashboard_url}" if context.dashboard_url else None,
         is_ours=address is None,
+        was_serving=address is not None and _is_serving(),
     )
 
 
@@ -86,21 +92,33 @@ def stop_ray(session: RaySession) -> None:
     """
     import ray
 
-    deleting = threading.Thread(target=_delete_application, args=(session.namespace,), daemon=True)
+    deleting = threading.Thread(target=_delete_application, args=(session,), daemon=True)
     deleting.start()
     while deleting.is_alive() and _answers(session.address):
         deleting.join(_STOP_POLL_S)
     ray.shutdown()
 
 
-def _delete_application(name: str) -> None:
+def _is_serving() -> bool:
+    import ray
+
+    try:
+        ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+    except ValueError:
+        return False
+    return True
+
+
+def _delete_application(session: RaySession) -> None:
     import ray.serve as ray_serve
     from ray.exceptions import RayError
     from ray.serve.exceptions import RayServeException
 
     # Never deployed, or Ray is gone already: either way there is nothing to end.
     with contextlib.suppress(RayError, RayServeException):
-        ray_serve.delete(name)
+        ray_serve.delete(session.namespace)
+        if not session.is_ours and not session.was_serving:
+            ray_serve.shutdown()
 
 
 def _answers(address: str) -> bool:
@@ -112,21 +130,20 @@ def _answers(address: str) -> bool:
     return True
 
 
-def join_ray(address: str, namespace: str, data_dir: Path) -> None:
+def join_ray(state: RunState, data_dir: Path) -> None:
     """Connect to a running mesh's cluster as an operator.
 
     Raises:
         StartFailed: it cannot be reached.
     """
     assert "ray" not in sys.modules, "ray reads its environment when it is imported, which must not be before this"
-    is_local = address.startswith("127.")
-    os.environ.update({**_ENVIRONMENT, **(_local_environment(data_dir) if is_local else {})})
+    os.environ.update({**_ENVIRONMENT, **(_local_environment(data_dir) if state.is_ray_ours else {})})
     import ray
 
     try:
-        ray.init(address=address, namespace=namespace, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address=state.ray_address, namespace=state.namespace, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, OSError) as failure:
-        raise StartFailed(f"cannot reach the mesh's Ray cluster at {address}: {failure}") from failure
+        raise StartFailed(f"cannot reach the mesh's Ray cluster at {state.ray_address}: {failure}") from failure
 
 
 def _local_environment(data_dir: Path) -> dict[str, str]:

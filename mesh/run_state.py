@@ -15,13 +15,14 @@ _POLL_S = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
-    """A mesh that answers; ``logs`` is where its processes write."""
+    """A mesh that answers; ``logs`` is where its processes write, ``is_ray_ours`` when it started its Ray itself."""
 
     pid: int
     url: str
     ray_address: str
     namespace: str
     logs: str
+    is_ray_ours: bool
 
 
 class DataFolder:
@@ -43,6 +44,7 @@ class DataFolder:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._held = os.open(self._lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._state.unlink(missing_ok=True)  # of a mesh that was killed: its process id may be anybody's now
         except BlockingIOError as taken:
             running = self._read()
             where = f" (process {running.pid}, {running.url})" if running else ""

@@ -127,6 +127,7 @@ class DeadlineSettings(_Strict):
     engine_start_s: Positive
     first_token_s: Positive
     between_tokens_s: Positive
+    unary_answer_s: Positive
     stop_s: Positive
 
 

@@ -171,11 +171,13 @@ class HostMeter:
         self._shelf.write(self._book.totals())
         self._journal.totals(self._book.totals())
 
-    def settle(self, request_id: str, outcome: str) -> Settlement:
+    def settle(self, request_id: str, outcome: str, *, replica: str | None = None) -> Settlement:
         """Close a request's account; final, and the same again however often it is asked for.
 
+        With ``replica`` only that replica's attempt: a late word from an earlier one must not end a later one.
+
         Raises:
-            UnknownRequest: it never began here, or was acknowledged long ago.
+            UnknownRequest: it never began here, or on another replica, or was acknowledged long ago.
             ValueError: ``outcome`` is not "finished", "aborted" or "failed".
             JournalUnwritable: it is settled but not yet recorded; asking again tries again.
         """
@@ -183,8 +185,8 @@ class HostMeter:
         settlement = self._shelf.get(request_id)
         if settlement is None:
             account = self._open.get(request_id)
-            if account is None:
-                raise UnknownRequest(f"no request {request_id} on {self._node}")
+            if account is None or (replica is not None and account.replica != replica):
+                raise UnknownRequest(f"no request {request_id} of {replica or 'any replica'} on {self._node}")
             self._close_at_will()
             settlement = self._settle(account, word)
         self._shelf.write(self._book.totals())

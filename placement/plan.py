@@ -18,7 +18,6 @@ class PoolSnapshot:
     pool: str
     model: str
     region: str
-    country: str | None
     capable_up_to: Tier
     context_tokens: int
     features: frozenset[str]
@@ -30,12 +29,16 @@ class PoolSnapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestNeeds:
-    """What the request asks of a pool; ``model`` is None for ``auto``, ``region`` is None when not pinned."""
+    """What the request asks of a pool; ``model`` is None for ``auto``, ``region`` is None when not pinned.
+
+    ``expected_tokens`` is a forecast to rank by; ``least_tokens`` is certain, and what no smaller context can hold.
+    """
 
     model: str | None
     tier: Tier
     region: str | None
     expected_tokens: int
+    least_tokens: int
     features: frozenset[str]
 
 
@@ -99,6 +102,8 @@ def _refusal(needs: RequestNeeds, pool: PoolSnapshot) -> str | None:
         return f"is in region {pool.region}, not {needs.region}"
     if needs.model is None and not needs.tier.at_most(pool.capable_up_to):
         return f"{pool.model} is capable up to {pool.capable_up_to}, the request is {needs.tier}"
+    if needs.least_tokens > pool.context_tokens:
+        return f"{pool.model} has a context of {pool.context_tokens} tokens, the request needs {needs.least_tokens}"
     if missing := needs.features - pool.features:
         return f"{pool.model} lacks {', '.join(sorted(missing))}"
     return None

@@ -7,6 +7,7 @@ from typing import Any
 import ray.serve as ray_serve
 from ray.actor import ActorHandle
 
+from serve.deadlines import Deadlines
 from serve.door import Dispatch, Door
 from serve.engine_spec import EngineSpec
 from serve.ingress import Ingress
@@ -28,6 +29,7 @@ class PoolDeployment:
     gpus: float
     max_ongoing_requests: int
     environment: Mapping[str, str]
+    deadlines: Deadlines
     stop_within_s: float
 
     @property
@@ -70,4 +72,4 @@ def _engine(pool: PoolDeployment, namespace: str) -> ray_serve.Application:
             "runtime_env": {"env_vars": dict(pool.environment)},
         },
     )(EngineReplica)
-    return deployment.bind(pool.engine, pool.model, namespace)
+    return deployment.bind(pool.engine, pool.model, namespace, pool.deadlines)

@@ -13,6 +13,7 @@ MAX_BODY_BYTES = 10 * 1024 * 1024
 AUTO_MODEL = "auto"
 _MAX_CHOICES = 128
 _CHARACTERS_PER_TOKEN = 4
+_MOST_CHARACTERS_PER_TOKEN = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,11 @@ class ChatRequest:
         return frozenset(
             name for name, needed in (("tools", self.signs.has_tools), ("images", self.signs.has_images)) if needed
         )
+
+    @property
+    def least_tokens(self) -> int:
+        """Tokens that the prompt has at the very least: no tokenizer packs more characters into one on average."""
+        return self.prompt_characters // _MOST_CHARACTERS_PER_TOKEN
 
     def expected_tokens(self, default_output_tokens: int) -> int:
         """Input and output tokens to reckon with when ranking; a forecast, not a limit."""

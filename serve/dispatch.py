@@ -39,6 +39,8 @@ class ServeDispatch:
         except (BackPressureError, DeploymentUnavailableError) as full:
             raise AttemptFailed("unavailable", str(full)) from full
         except RayTaskError as broken:
+            if isinstance(broken.cause, TimeoutError):
+                raise AttemptFailed("timeout", "the engine was silent past its deadline") from broken
             raise AttemptFailed("engine error", type(broken.cause).__name__) from broken
         finally:
             items.cancel()

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -16,11 +16,14 @@ from placement.plan import ExchangeRates, Plan, PoolSnapshot, RequestNeeds, plan
 from placement.tiers import Tier, classify
 from receipts.draft import Attempt, RequestContext
 from serve.chat_request import ChatRequest
+from serve.deadlines import Deadlines
 from serve.errors import AttemptFailed, RequestRefused
 from serve.messages import Payload, Refused, ReplicaItem, Settled, Started
 
 _LOG = logging.getLogger(__name__)
 _DEFAULT_OUTPUT_TOKENS = 256
+_REPLICA_HANGS_AFTER_S = 5.0
+_FAILURES = {"unavailable": HTTPStatus.SERVICE_UNAVAILABLE, "timeout": HTTPStatus.GATEWAY_TIMEOUT}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,14 +46,6 @@ class Price:
 
     usd_per_kwh: float
     version: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deadlines:
-    """Seconds until the door gives an attempt up: without a first item, and between items."""
-
-    first_item_s: float
-    between_items_s: float
 
 
 class Dispatch(Protocol):
@@ -126,6 +121,7 @@ class Door:
             tier=tier,
             region=None,
             expected_tokens=request.expected_tokens(_DEFAULT_OUTPUT_TOKENS),
+            least_tokens=request.least_tokens,
             features=request.features,
         )
         return plan(needs, map(self._snapshot, self._pools.values()), self._rates)
@@ -146,8 +142,9 @@ class Door:
             pool = self._pools[candidate.pool]
             context = self._context(request_id, account, tag, tier, pool, tuple(failed))
             items = self._dispatch(pool.key, request_id, context.to_json(), _engine_body(request, pool))
+            limits = self._deadlines.limits(is_stream=request.stream)
             try:
-                first = await self._next(items, self._deadlines.first_item_s)
+                first = await self._next(items, next(limits))
             except AttemptFailed as failure:
                 _LOG.warning("attempt %d of %s on %s failed: %s", len(failed) + 1, request_id, pool.key, failure)
                 failed.append(Attempt(pool=pool.key, outcome=failure.outcome, energy_microjoules=None))
@@ -155,16 +152,17 @@ class Door:
             if isinstance(first, Refused):
                 raise RequestRefused(HTTPStatus(first.status), first.message, first.param)
             assert isinstance(first, Started), f"a replica's first item was {type(first).__name__}"
-            rest = self._rest(items, pool)
+            rest = self._rest(items, limits, pool)
             return Answer(request_id=request_id, pool=pool, tier=tier, started=first, items=rest)
-        raise RequestRefused(HTTPStatus.BAD_GATEWAY, f"all {len(failed)} attempts failed: {failed[-1].outcome}")
+        status = _FAILURES.get(failed[-1].outcome, HTTPStatus.BAD_GATEWAY)
+        raise RequestRefused(status, f"no attempt of {len(failed)} succeeded; the last: {failed[-1].outcome}")
 
     async def _rest(
-        self, items: AsyncGenerator[ReplicaItem, None], pool: Pool
+        self, items: AsyncGenerator[ReplicaItem, None], limits: Iterator[float], pool: Pool
     ) -> AsyncGenerator[Payload | Settled, None]:
         async with aclosing(items):
-            while True:
-                item = await self._next(items, self._deadlines.between_items_s)
+            for limit_s in limits:
+                item = await self._next(items, limit_s)
                 assert isinstance(item, Payload | Settled), f"unexpected {type(item).__name__} in an answer"
                 if isinstance(item, Settled):
                     self._learn(pool, item)
@@ -172,13 +170,14 @@ class Door:
                     return
                 yield item
 
-    async def _next(self, items: AsyncGenerator[ReplicaItem, None], deadline_s: float) -> ReplicaItem:
+    async def _next(self, items: AsyncGenerator[ReplicaItem, None], limit_s: float) -> ReplicaItem:
+        """The replica keeps the limit itself and settles the attempt as failed; this is for one that hangs."""
         try:
-            async with asyncio.timeout(deadline_s):
+            async with asyncio.timeout(limit_s + _REPLICA_HANGS_AFTER_S):
                 return await anext(items)
         except TimeoutError as silent:
             await items.aclose()
-            raise AttemptFailed("timeout", f"nothing came for {deadline_s:g} s") from silent
+            raise AttemptFailed("timeout", f"nothing came for {limit_s:g} s") from silent
         except StopAsyncIteration as short:
             raise AttemptFailed("cut short", "the replica stopped before the receipt") from short
 
@@ -193,7 +192,6 @@ class Door:
             pool=pool.key,
             model=pool.model,
             region=pool.site.region,
-            country=pool.site.country,
             capable_up_to=pool.capable_up_to,
             context_tokens=pool.context_tokens,
             features=pool.features,
@@ -244,5 +242,5 @@ def _engine_body(request: ChatRequest, pool: Pool) -> dict[str, Any]:
     """The client's body for the engine: the chosen model's name, and usage always counted."""
     body = {**request.body, "model": pool.model}
     if request.stream:
-        body["stream_options"] = {**(request.body.get("stream_options") or {}), "include_usage": True}
+        body["stream_options"] = {"include_usage": True}
     return body

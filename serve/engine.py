@@ -5,8 +5,12 @@ the engine's child process and straight to the host meter. Seam two, `ResumableE
 a request in the middle, from the token ids that a client has already been given.
 """
 
+import asyncio
+import contextlib
+import io
 import re
 import time
+from argparse import Namespace
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -33,9 +37,10 @@ from vllm.v1.outputs import ModelRunnerOutput
 
 from metering.engine_steps import RequestWork, StepReporter
 from serve.engine_spec import VllmSpec
-from serve.errors import RequestRefused
+from serve.errors import EngineBroke, EngineStartFailed, RequestRefused
 from serve.weights import HubWeights
 
+_STREAM_ERROR = 'data: {"error"'
 _MESH_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -194,7 +199,7 @@ class ChatEngine:
     async def start(cls, spec: VllmSpec, weights: str, meter_socket: str, replica: str) -> "ChatEngine":
         """Start the engine's child process and wait until it is ready; errors are vLLM's own."""
         parser = make_arg_parser(FlexibleArgumentParser())
-        namespace = parser.parse_args(_command_line(spec, weights))
+        namespace = _parsed(parser, _command_line(spec, weights))
         arguments = AsyncEngineArgs.from_cli_args(namespace)
         arguments.additional_config = MeterSeam(meter_socket, replica)
         arguments.scheduler_cls = f"{MeteredScheduler.__module__}.{MeteredScheduler.__qualname__}"
@@ -235,13 +240,26 @@ class ChatEngine:
         except (VLLMClientError, ValueError, TypeError, OverflowError) as wrong:
             message = str(wrong).partition("\n")[0]
             raise RequestRefused(HTTPStatus.BAD_REQUEST, message, getattr(wrong, "parameter", None)) from wrong
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            # vLLM turns a cancellation of a unary request into an answer; the request was cut off, not refused.
+            raise asyncio.CancelledError
         if isinstance(answer, ErrorResponse):
-            raise RequestRefused(HTTPStatus(answer.error.code), answer.error.message, answer.error.param)
+            raise _as_error(answer)
         if isinstance(answer, ChatCompletionResponse):
             yield answer.model_dump_json().encode()
             return
         async for event in answer:
+            if event.startswith(_STREAM_ERROR):
+                raise _as_error(ErrorResponse.model_validate_json(event.removeprefix("data: ")))
             yield event.encode()
+
+
+def _as_error(answer: ErrorResponse) -> RequestRefused | EngineBroke:
+    """vLLM answers its own failures as it answers wrong requests, in the middle of a stream too."""
+    status = HTTPStatus(answer.error.code)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return EngineBroke(answer.error.type)
+    return RequestRefused(status, answer.error.message, answer.error.param)
 
 
 def _validated(body: Mapping[str, Any]) -> ChatCompletionRequest:
@@ -258,6 +276,17 @@ def _invalid(wrong: ValidationError) -> RequestRefused:
     return RequestRefused(HTTPStatus.UNPROCESSABLE_ENTITY, f"{param or 'body'}: {fault['msg']}", param)
 
 
+def _parsed(parser: FlexibleArgumentParser, line: list[str]) -> Namespace:
+    """Parse engine arguments; argparse would end the process and leave the reason on stderr."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return cast("Namespace", parser.parse_args(line))
+    except SystemExit as wrong:
+        reason = said.getvalue().strip().rpartition("\n")[2]
+        raise EngineStartFailed(f"engine_arguments: {reason}") from wrong
+
+
 def _command_line(spec: VllmSpec, weights: str) -> list[str]:
     line = [
         f"--model={weights}",
@@ -267,5 +296,12 @@ def _command_line(spec: VllmSpec, weights: str) -> list[str]:
     if isinstance(spec.weights, HubWeights) and spec.weights.revision is not None:
         line.append(f"--revision={spec.weights.revision}")
     for name, value in spec.arguments.items():
-        line.append(f"--{name}" if value is True or value is None else f"--{name}={value}")
+        line.append(_argument(name, value))
     return line
+
+
+def _argument(name: str, value: str | float | bool | None) -> str:  # noqa: FBT001 - a setting of any type
+    """One engine argument; a switch is given, or given as ``no-``."""
+    if value is False:
+        return f"--no-{name}"
+    return f"--{name}" if value is True or value is None else f"--{name}={value}"

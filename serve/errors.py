@@ -3,6 +3,7 @@
 ServeError
 ├── WeightsUnavailable   a model's weights cannot be made loadable
 ├── EngineStartFailed    the engine died before it was ready; the message is the engine's own reason
+├── EngineBroke          the engine failed while it answered
 ├── AttemptFailed        a replica died, hung or could not be reached; another may be tried
 └── RequestRefused       the client's request is wrong or cannot be served; becomes OpenAI's error envelope
 """
@@ -20,6 +21,10 @@ class WeightsUnavailable(ServeError):
 
 class EngineStartFailed(ServeError):
     """The engine did not become ready; the message carries its own reason."""
+
+
+class EngineBroke(ServeError):
+    """The engine failed in the middle of a request; the message is its kind of failure, never a prompt."""
 
 
 class RequestRefused(ServeError):

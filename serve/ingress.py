@@ -16,7 +16,7 @@ from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.answer import energy_headers, unary_body, with_energy
 from serve.chat_request import ChatRequest, parse_chat, parse_json_object, read_body
@@ -60,25 +60,41 @@ def build_app(door: Door, ledger: ActorHandle[Any], group_key: dict[str, Any]) -
     app.add_api_route("/v1/chat/completions", routes.chat_completions, methods=["POST"], response_model=None)
     app.add_api_route("/v1/receipts/{receipt_id}", routes.receipt, methods=["GET"], response_model=None)
     app.add_api_route("/v1/keys/group", routes.group, methods=["GET"])
-    app.add_middleware(_RequestIds, new_request_id=door.new_request_id)
+    app.add_middleware(_Outermost, new_request_id=door.new_request_id)
     app.add_exception_handler(RequestRefused, _refused)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RayActorError, _ledger_away)
-    app.add_exception_handler(Exception, _unforeseen)
     return app
 
 
-class _RequestIds:
-    """Gives every request its id before anything can go wrong with it. Plain ASGI, so that streams pass untouched."""
+class _Outermost:
+    """Gives every request its id, and answers for faults of ours. Plain ASGI, so that streams pass untouched.
+
+    No fault goes further out: what is there logs it with its text, and that could quote a prompt.
+    """
 
     def __init__(self, app: ASGIApp, new_request_id: Callable[[], str]) -> None:
         self._app = app
         self._new_request_id = new_request_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            scope.setdefault("state", {})["request_id"] = self._new_request_id()
-        await self._app(scope, receive, send)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope.setdefault("state", {})["request_id"] = self._new_request_id()
+        has_begun = False
+
+        async def watched_send(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched_send)
+        except Exception as error:  # noqa: BLE001 - the boundary of a request
+            response = _unforeseen(Request(scope), error)
+            if not has_begun:
+                await response(scope, receive, send)
 
 
 class _Routes:
@@ -204,7 +220,7 @@ async def _ledger_away(request: Request, error: Exception) -> Response:
     return _error(request, HTTPStatus.SERVICE_UNAVAILABLE, "the ledger is restarting; try again in a moment")
 
 
-async def _unforeseen(request: Request, error: Exception) -> Response:
+def _unforeseen(request: Request, error: Exception) -> Response:
     """A fault of ours: logged by its type and place, since its text could quote a prompt."""
     frames = traceback.extract_tb(error.__traceback__)
     where = " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames[-4:]))

@@ -1,5 +1,6 @@
 """Values that pass between the room's actors: what a replica streams to the ingress, how a meter introduces itself."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -46,3 +47,7 @@ class MeterCard:
     silicon: str
     gpu_ids: tuple[str, ...]
     energy_method: str | None
+
+    def gpus_of(self, assigned: Sequence[int | str]) -> tuple[str, ...]:
+        """UUIDs of the GPUs that Ray gave a replica: it names them by index, or by UUID where it was told to."""
+        return tuple(self.gpu_ids[int(each)] if str(each).isdecimal() else str(each) for each in assigned)

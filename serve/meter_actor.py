@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from metering.book import BookTotals
@@ -39,18 +39,11 @@ class MeterActor:
         namespace: where the ledger is found by name.
     """
 
-    def __init__(self, build: BuildMeter, namespace: str) -> None:
+    async def __init__(self, build: BuildMeter, namespace: str) -> None:  # type: ignore[misc]
         self._meter, self._card = build()
         self._ledger = ledger_of(namespace)
-        self._loops: list[asyncio.Task[None]] = []
-
-    async def run(self) -> None:
-        """Start ticking and redelivering; both go on until the actor dies."""
-        if not self._loops:
-            self._loops = [
-                asyncio.create_task(self._tick_forever()),
-                asyncio.create_task(self._redeliver_forever()),
-            ]
+        # Started here, since nobody tells a restarted actor to go on.
+        self._loops = [asyncio.create_task(self._tick_forever()), asyncio.create_task(self._redeliver_forever())]
 
     def card(self) -> MeterCard:
         """How a replica reaches and describes this meter."""
@@ -68,16 +61,16 @@ class MeterActor:
         """Open a request; ``context`` comes back with the settlement."""
         self._meter.begin(request_id, replica, context)
 
-    async def settle(self, request_id: str, outcome: str) -> bytes | None:
-        """Close a request, store its receipt durably, and return the receipt's signed bytes.
+    async def settle(self, request_id: str, replica: str, outcome: str) -> bytes | None:
+        """Close this replica's attempt, store its receipt durably, and return the receipt's signed bytes.
 
-        A request that the engine refused has run nothing and gets no receipt: None.
+        None where there is no receipt: the engine refused the request and ran nothing, or the attempt failed.
         """
         if outcome == "refused":
-            self._meter.settle(request_id, "aborted")
+            self._meter.settle(request_id, "aborted", replica=replica)
             self._meter.acknowledge(request_id)
             return None
-        return await self._deliver(self._meter.settle(request_id, outcome))
+        return await self._deliver(self._meter.settle(request_id, outcome, replica=replica))
 
     def totals(self) -> BookTotals:
         """The book's microjoules by account."""
@@ -106,8 +99,8 @@ class MeterActor:
                 except RayActorError as away:
                     _LOG.warning("the ledger is away, %s", type(away).__name__)
                     break
-                except RayError as refused:
-                    # One that the ledger refuses stays, for an operator to see, and must not hold up the others.
+                except Exception as refused:  # noqa: BLE001 - whatever it is, it must not hold up the others
+                    # One that the ledger refuses stays, for an operator to see.
                     reason = str(refused).strip().rpartition("\n")[2]
                     _LOG.error("settlement %s is not delivered: %s", settlement.request_id, reason)
 
@@ -135,6 +128,8 @@ def start_meter(node_id: str, host: str, build: BuildMeter, namespace: str) -> A
         namespace=namespace,
         num_cpus=0.05,
         max_restarts=-1,
+        # Every call is idempotent, so one that the meter's death swallowed is made again.
+        max_task_retries=-1,
         max_concurrency=1000,
         scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
     )

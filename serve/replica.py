@@ -1,23 +1,23 @@
 """One replica of a pool: an engine, its place in the host meter's book, and the stream of one answer."""
 
 import asyncio
-import logging
 import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
+import ray
 import ray.serve as ray_serve
+from ray import ObjectRef
 from ray.actor import ActorHandle
 
 from metering.metered_replica import ReplicaRegistration
+from serve.deadlines import Deadlines, within
 from serve.engine_spec import Engine, EngineSpec
-from serve.errors import RequestRefused
+from serve.errors import EngineBroke, RequestRefused
 from serve.loopback import keep_to_loopback
 from serve.messages import MeterCard, Payload, Refused, ReplicaItem, Settled, Started
 from serve.meter_actor import meter_of_this_host
-
-_LOG = logging.getLogger(__name__)
 
 
 class EngineReplica:
@@ -26,13 +26,21 @@ class EngineReplica:
     The energy of everything before registration is the mesh's overhead, warm-up included.
     """
 
-    async def __init__(self, spec: EngineSpec, model: str, namespace: str) -> None:  # type: ignore[misc]
+    async def __init__(  # type: ignore[misc]
+        self, spec: EngineSpec, model: str, namespace: str, deadlines: Deadlines
+    ) -> None:
         keep_to_loopback()
+        self._deadlines = deadlines
         self._replica: str = ray_serve.get_replica_context().replica_id.unique_id
         self._meter: ActorHandle[Any] = meter_of_this_host(namespace)
         self._card: MeterCard = await self._meter.card.remote()
         await self._meter.register.remote(
-            ReplicaRegistration(replica=self._replica, pid=os.getpid(), model=model, device_ids=self._card.gpu_ids)
+            ReplicaRegistration(
+                replica=self._replica,
+                pid=os.getpid(),
+                model=model,
+                device_ids=self._card.gpus_of(ray.get_gpu_ids()),
+            )
         )
         self._engine: Engine = await spec.start(self._card.socket_path, self._replica)
 
@@ -47,34 +55,39 @@ class EngineReplica:
 
         However it ends (finished, cut off by the client, failed), the host meter settles the request, and delivers
         the settlement to the ledger itself when nobody is left here to wait for it.
+
+        Raises:
+            TimeoutError: the engine was silent past a deadline.
+            EngineBroke: the engine failed.
         """
-        await self._meter.begin.remote(request_id, self._replica, context)
-        outcome = "aborted"
+        outcome, has_started = "aborted", False
         try:
+            await self._meter.begin.remote(request_id, self._replica, context)
+            limits = self._deadlines.limits(is_stream=bool(body.get("stream")))
             async with aclosing(self._engine.chat(request_id, body, delivered)) as payloads:
-                async for item in self._started(payloads):
-                    yield item
+                async for payload in within(payloads, limits):
+                    if not has_started:
+                        # Not earlier: an engine that refuses has not started.
+                        has_started = True
+                        yield self._started()
+                    yield Payload(payload)
             outcome = "finished"
         except RequestRefused as refusal:
-            outcome = "refused"
+            outcome = "failed" if has_started else "refused"
+            if has_started:
+                raise EngineBroke("the engine refused a request that it had begun to answer") from refusal
             yield Refused(status=refusal.status.value, message=refusal.message, param=refusal.param)
         except Exception:
             outcome = "failed"
             raise
         finally:
             # Not awaited here: a cancelled generator may not wait, and the settlement must happen all the same.
-            settling = self._meter.settle.remote(request_id, outcome)
-        if outcome == "finished":
-            yield Settled(await settling)
+            settling: ObjectRef[bytes | None] = self._meter.settle.remote(request_id, self._replica, outcome)
+        if outcome == "finished" and (receipt := await settling) is not None:
+            yield Settled(receipt)
 
-    async def _started(self, payloads: AsyncGenerator[bytes, None]) -> AsyncGenerator[ReplicaItem, None]:
-        """Prefix the first payload with `Started`: an engine that refuses has not started."""
-        async for payload in payloads:
-            yield Started(replica=self._replica, silicon=self._card.silicon, energy_method=self._card.energy_method)
-            yield Payload(payload)
-            break
-        async for payload in payloads:
-            yield Payload(payload)
+    def _started(self) -> Started:
+        return Started(replica=self._replica, silicon=self._card.silicon, energy_method=self._card.energy_method)
 
     async def __del__(self) -> None:
         """Ray Serve awaits this on a graceful stop."""

@@ -5,13 +5,14 @@ A packaged GGUF file is dequantised once to bfloat16 safetensors, which vLLM loa
 
 import hashlib
 import importlib.metadata
-import json
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from serve.errors import WeightsUnavailable
+
+_SAMPLE_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,13 +47,26 @@ class LocalWeights:
 
     @property
     def revision(self) -> str | None:
-        """Digest of the configuration and of each weight file's name and size; None when there is no model."""
+        """Digest of the configuration and of a sample of each weight file; None when there is no model.
+
+        The sample is a file's name, size, first and last mebibyte: weights of 100 GB are not read twice at a start,
+        and another training run changes it.
+        """
         config = self.folder / "config.json"
         if not config.is_file():
             return None
-        sizes = sorted((file.name, file.stat().st_size) for file in self.folder.glob("*.safetensors"))
-        digest = hashlib.sha256(config.read_bytes() + json.dumps(sizes).encode()).hexdigest()
-        return f"sha256:{digest[:16]}"
+        digest = hashlib.sha256(config.read_bytes())
+        for file in sorted(self.folder.glob("*.safetensors")):
+            digest.update(_sample(file))
+        return f"sampled-sha256:{digest.hexdigest()[:32]}"
+
+
+def _sample(file: Path) -> bytes:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        first = stream.read(_SAMPLE_BYTES)
+        stream.seek(max(0, size - _SAMPLE_BYTES))
+        return b"\0".join([file.name.encode(), str(size).encode(), first, stream.read(_SAMPLE_BYTES)])
 
 
 WeightsSource = PackagedWeights | HubWeights | LocalWeights

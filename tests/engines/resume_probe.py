@@ -23,7 +23,7 @@ _MAX_TOKENS = 32
 def main() -> None:
     data_dir = Path(sys.argv[1])
     state = DataFolder(data_dir).running()
-    join_ray(state.ray_address, state.namespace, data_dir)
+    join_ray(state, data_dir)
     import ray.serve as ray_serve
 
     pool = "smollm2-135m-instruct--self-hosted--local"

@@ -66,6 +66,19 @@ def test_the_mesh_survives_the_death_of(mesh, title):
     assert mesh.wait_until(lambda: _is_signed(mesh, after), _RECOVERY_S)
 
 
+def test_a_restarted_meter_goes_on_metering_and_delivering(mesh):
+    assert _kill(mesh, "MeterActor") == 1
+    assert mesh.wait_until(lambda: _answers(mesh), _RECOVERY_S)
+    journal = mesh.data_dir / "meter" / "journal.ndjson"
+    before = journal.read_bytes()
+    assert mesh.wait_until(lambda: journal.read_bytes() != before, 10), "it does not tick"
+    response = mesh.chat("word " * 1000, stream=True)
+    next(response.iter_lines())
+    response.close()
+    assert mesh.wait_until(lambda: _is_signed(mesh, response.headers["X-Receipt-Id"]), _RECOVERY_S)
+    assert mesh.receipt(response.headers["X-Receipt-Id"])["energy"]["total_joules"] > 0
+
+
 def test_all_signers_die_and_receipts_wait_for_them(mesh):
     assert _kill(mesh, "SignerActor") == 5
     receipt_id = mesh.chat("sign me later").headers["X-Receipt-Id"]

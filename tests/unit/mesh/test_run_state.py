@@ -7,7 +7,7 @@ import pytest
 from mesh.errors import NotRunning, StartFailed
 from mesh.run_state import DataFolder, RunState
 
-_STATE = RunState(pid=1, url="http://127.0.0.1:1", ray_address="a", namespace="n", logs="l")
+_STATE = RunState(pid=1, url="http://127.0.0.1:1", ray_address="a", namespace="n", logs="l", is_ray_ours=True)
 
 
 def test_a_second_mesh_on_the_same_folder_is_refused_and_told_who_runs(tmp_path):
@@ -38,7 +38,7 @@ def test_stop_ends_the_process_that_holds_the_folder_and_no_other(tmp_path):
         from mesh.run_state import DataFolder, RunState
         folder = DataFolder(Path(sys.argv[1]))
         folder.hold()
-        folder.write(RunState(pid=os.getpid(), url="u", ray_address="a", namespace="n", logs="l"))
+        folder.write(RunState(pid=os.getpid(), url="u", ray_address="a", namespace="n", logs="l", is_ray_ours=True))
         print("holding", flush=True)
         signal.sigwait([signal.SIGTERM])
         folder.release()

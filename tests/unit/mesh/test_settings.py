@@ -1,10 +1,14 @@
 import importlib.resources
+import threading
 from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
+from mesh.app import start_mesh
 from mesh.errors import BadSettings
+from mesh.progress import Progress
 from mesh.settings import load_settings
 
 
@@ -63,6 +67,14 @@ def test_contradictions_are_refused(tmp_path, change, says):
     change(document)
     with pytest.raises(BadSettings, match=says):
         _load(tmp_path, document)
+
+
+def test_a_grid_zone_without_a_figure_is_refused_before_anything_starts(tmp_path):
+    document = _builtin()
+    document["sites"][0]["grid_zone"] = "XX"
+    settings = _load(tmp_path, document)
+    with pytest.raises(BadSettings, match="XX"), start_mesh(settings, Progress(Console()), threading.Event()):
+        pass
 
 
 @pytest.mark.parametrize("text", ["a: [", "- just\n- a list", "", "\x00"])

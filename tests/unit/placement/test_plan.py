@@ -10,7 +10,6 @@ _POOL = PoolSnapshot(
     pool="p",
     model="m",
     region="eu-fi",
-    country="FI",
     capable_up_to=Tier.L3,
     context_tokens=4096,
     features=frozenset(),
@@ -19,7 +18,7 @@ _POOL = PoolSnapshot(
     dc_pue=1.1,
     grid_intensity_gco2_per_kwh=100.0,
 )
-_NEEDS = RequestNeeds(model=None, tier=Tier.L1, region=None, expected_tokens=100, features=frozenset())
+_NEEDS = RequestNeeds(model=None, tier=Tier.L1, region=None, expected_tokens=100, least_tokens=10, features=frozenset())
 _RATES = ExchangeRates(usd_per_kgco2=0.1)
 
 _pools = st.builds(
@@ -27,7 +26,6 @@ _pools = st.builds(
     pool=st.text("abc", min_size=1, max_size=4),
     model=st.sampled_from(["m", "n"]),
     region=st.sampled_from(["eu-fi", "us-east"]),
-    country=st.just("FI"),
     capable_up_to=st.sampled_from(Tier),
     context_tokens=st.integers(16, 10_000),
     features=st.frozensets(st.sampled_from(["tools", "images"])),
@@ -43,6 +41,7 @@ _needs = st.builds(
     tier=st.sampled_from(Tier),
     region=st.sampled_from([None, "eu-fi"]),
     expected_tokens=st.integers(1, 10_000),
+    least_tokens=st.integers(0, 10_000),
     features=st.frozensets(st.sampled_from(["tools", "images"])),
 )
 
@@ -69,6 +68,7 @@ def test_no_candidate_breaks_a_pin_or_lacks_what_is_needed(needs, pools):
         assert needs.region in (None, pool.region)
         assert needs.model in (None, pool.model)
         assert needs.features <= pool.features
+        assert needs.least_tokens <= pool.context_tokens
         assert needs.model is not None or needs.tier.at_most(pool.capable_up_to)
 
 
