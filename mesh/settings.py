@@ -106,7 +106,7 @@ class PoolSettings(_Strict):
     replicas: Annotated[int, Field(ge=1)]
     cpus_per_replica: Annotated[float, Field(ge=0)]
     threads_per_replica: Annotated[int, Field(ge=1)] | None
-    gpus_per_replica: Annotated[float, Field(ge=0)]
+    gpus_per_replica: Annotated[int, Field(ge=0)] | None
     max_ongoing_requests: Annotated[int, Field(ge=1)]
 
     @property

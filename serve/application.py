@@ -26,7 +26,7 @@ class PoolDeployment:
     engine: EngineSpec
     replicas: int
     cpus: float
-    gpus: float
+    gpus: int
     max_ongoing_requests: int
     environment: Mapping[str, str]
     deadlines: Deadlines
