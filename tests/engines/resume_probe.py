@@ -24,14 +24,15 @@ def main() -> None:
     data_dir = Path(sys.argv[1])
     state = DataFolder(data_dir).running()
     join_ray(state, data_dir)
+    print(json.dumps(asyncio.run(_probe(state.namespace))))
+
+
+async def _probe(application: str) -> list[dict[str, object]]:
     import ray.serve as ray_serve
 
+    # Made inside the event loop that uses it: the mesh has Ray Serve route in the caller's loop.
     pool = "smollm2-135m-instruct--self-hosted--local"
-    handle = ray_serve.get_deployment_handle(pool, app_name=state.namespace).options(stream=True)
-    print(json.dumps(asyncio.run(_probe(handle))))
-
-
-async def _probe(handle: Any) -> list[dict[str, object]]:
+    handle = ray_serve.get_deployment_handle(pool, app_name=application).options(stream=True)
     found = []
     for prompt in _PROMPTS:
         whole_ids, whole_text = await _answer(handle, prompt, [])
