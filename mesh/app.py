@@ -158,7 +158,7 @@ class _Start:
         with self._progress.step("host meter"):
             self._start_meters()
         self._give_up_if_asked()
-        with self._progress.step("engine and ingress") as step:
+        with self._progress.step("weights, engine and ingress") as step:
             self._deploy(ledger, group_key, step)
         first_key = None
         if not ray.get(ledger.has_keys.remote()):
