@@ -170,7 +170,9 @@ def test_values_outside_their_range_are_refused(document: dict[str, Any], path: 
 
 @pytest.mark.parametrize("method", ["rapl", "util-tdp", "ioreport", "nvml-total-energy+rapl", "nvml-power-integrated"])
 def test_methods_may_be_summed(document: dict[str, Any], method: str) -> None:
-    document_from(changed(document, ("energy", "method"), method))
+    receipt = document_from(changed(document, ("energy", "method"), method))
+    assert isinstance(receipt, Receipt)
+    assert receipt.energy.method == method
 
 
 @pytest.mark.parametrize("value", [None, 1, [], "text", {}, {"typ": ["joule-mesh.receipt/v1"]}])
