@@ -5,7 +5,7 @@ import sys
 
 from benchmarks.machine import describe
 
-_SUITES = ("setup", "serving", "signing", "metering", "verify")
+_SUITES = ("setup", "serving", "signing", "metering", "energy", "allocation", "verify")
 
 
 def main() -> None:

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import httpx
 
-from mesh.app import weights_source
+from benchmarks.running_mesh import running_mesh
+from mesh.app import vllm_engine
 from mesh.settings import load_settings
 from serve.weights import prepare
 
@@ -46,7 +47,12 @@ class Measured:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder, _vllm_server() as vllm, _mesh(Path(folder)) as mesh:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _vllm_server() as vllm,
+        running_mesh(Path(folder), _MESH_PORT) as running,
+    ):
+        mesh = Target(name="mesh", url=running.url, key=running.key, model="auto")
         results = asyncio.run(_measure((vllm, mesh)))
     print(f"{'streams':>7}  {'':12}{'tokens/s':>10}{'first token ms':>16}")
     for streams in _STREAMS_EACH:
@@ -126,45 +132,24 @@ def _median(rows: list[Measured]) -> Measured:
 @contextmanager
 def _vllm_server() -> Iterator[Target]:
     settings = load_settings(None, port=None, data_dir=None)
-    model = settings.models[0]
-    arguments = [
-        f"--{name}" if value is True or value is None else f"--{name}={value}"
-        for name, value in model.engine_arguments.items()
-    ]
+    pool = settings.pools[0]
+    engine = vllm_engine(pool, settings)
     command = [
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host=127.0.0.1", f"--port={_VLLM_PORT}"),
-        f"--model={prepare(weights_source(model.weights), settings.mesh.cache_dir)}",
-        f"--served-model-name={model.name}",
-        f"--max-model-len={model.context_tokens}",
         "--disable-uvicorn-access-log",
-        *arguments,
+        *engine.command_line(prepare(engine.weights, settings.mesh.cache_dir)),
     ]
     # Both engines compute with as many threads.
-    threads = str(settings.pools[0].threads_per_replica or os.cpu_count() or 1)
-    environment = {**os.environ, **model.environment, "OMP_NUM_THREADS": threads}
+    threads = str(engine.threads or os.cpu_count() or 1)
+    environment = {**os.environ, **settings.model(pool.model).environment, "OMP_NUM_THREADS": threads}
     server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         url = f"http://127.0.0.1:{_VLLM_PORT}"
         _wait_for(f"{url}/health", server)
-        yield Target(name="vllm", url=url, key="none", model=model.name)
+        yield Target(name="vllm", url=url, key="none", model=pool.model)
     finally:
         server.terminate()
         server.wait(30)
-
-
-@contextmanager
-def _mesh(folder: Path) -> Iterator[Target]:
-    where = ["--port", str(_MESH_PORT), "--data-dir", str(folder)]
-    started = subprocess.run(
-        [sys.executable, "-m", "mesh.command", "up", "--detach", *where], capture_output=True, text=True, check=False
-    )
-    if started.returncode:
-        sys.exit(f"the mesh did not start:\n{started.stdout}{started.stderr}")
-    try:
-        key = next(word for word in started.stdout.split() if word.startswith("jc_LIVE_"))
-        yield Target(name="mesh", url=f"http://127.0.0.1:{_MESH_PORT}", key=key, model="auto")
-    finally:
-        subprocess.run([sys.executable, "-m", "mesh.command", "down", *where], check=True, capture_output=True)
 
 
 def _wait_for(url: str, process: "subprocess.Popen[bytes]") -> None:

@@ -17,13 +17,15 @@ from pathlib import Path
 
 import nacl
 
+from metering.statements import MeterKey, SignedStatement, StatementChain
 from receipts.canonical import canonical_bytes
 from receipts.frost import keygen, round_one, round_two
 from receipts.frost.aggregate import aggregate
 from receipts.frost.ciphersuite import scale_base
 from receipts.frost.signing_package import SigningPackage
+from receipts.meter_enrolment import MeterEnrolment
 from receipts.signer import Signer
-from receipts.signer_group import SignerGroup
+from receipts.signer_group import SignerGroup, enrol_meter
 from receipts.signer_messages import SignedMessage
 from receipts.signer_policy import ReceiptRules
 from receipts.signer_ports import LocalSigner
@@ -34,17 +36,27 @@ MESSAGES = 500
 
 
 RECEIPT = Path(__file__).parents[1] / "tests" / "unit" / "receipts" / "data" / "unsigned-receipt.json"
+METER = MeterKey(bytes(range(32)))
+ENROLMENT = MeterEnrolment(public_key=METER.public_key, node="host-1", maximum_power_milliwatts=100_000)
 
 
-def chain(length: int, key_id: str) -> list[bytes]:
-    """Signed bytes of one account's first receipts."""
+def chain(length: int, key_id: str) -> list[tuple[bytes, SignedStatement]]:
+    """Signed bytes of one account's first receipts, each with its meter's statement."""
     document = json.loads(RECEIPT.read_text())
     document["verification"]["key_id"] = key_id
-    messages: list[bytes] = []
+    statements = StatementChain(METER, None)
+    messages: list[tuple[bytes, SignedStatement]] = []
     for seq in range(1, length + 1):
-        previous = hashlib.sha256(messages[-1]).hexdigest() if messages else None
+        previous = hashlib.sha256(messages[-1][0]).hexdigest() if messages else None
         document["chain"] = {"seq": seq, "prev_sha256": previous}
-        messages.append(canonical_bytes(document))
+        statement = statements.state(
+            request_id=document["receipt_id"].removeprefix("rcpt_"),
+            outcome="finished",
+            microjoules=round(document["energy"]["total_joules"] * 10**6),
+            counted_microjoules=10**9,
+            open_ns=0,
+        )
+        messages.append((canonical_bytes(document), statement))
     return messages
 
 
@@ -100,9 +112,22 @@ def measure_steps(messages: list[bytes]) -> list[tuple[str, float]]:
     ]
 
 
-def measure_policy(messages: list[bytes], key_id: str) -> float:
+def measure_policy(chained: list[tuple[bytes, SignedStatement]], key_id: str) -> list[tuple[str, float]]:
     rules = ReceiptRules(wall_clock_ns=time.time_ns)
-    return timed(len(messages), lambda: [rules.examine(message, key_id=key_id) for message in messages])
+    meters = {ENROLMENT.public_key: ENROLMENT}
+
+    def receipts() -> None:
+        for message, _ in chained:
+            rules.examine(message, key_id=key_id)
+
+    def stated_receipts() -> None:
+        for message, statement in chained:
+            rules.examine_stated(message, statement, key_id=key_id, meters=meters)
+
+    return [
+        ("examine, one signer", timed(len(chained), receipts)),
+        ("the same, and statement", timed(len(chained), stated_receipts)),
+    ]
 
 
 async def measure_group(folder: Path) -> float:
@@ -123,6 +148,7 @@ async def measure_group(folder: Path) -> float:
         heads=NoHeads(),
         random_bytes=os.urandom,
     )
+    await enrol_meter({each: LocalSigner(signer) for each, signer in signers.items()}, ENROLMENT)
     messages = chain(MESSAGES, group.key_id)
     began = time.perf_counter()
     signatures = await group.sign(messages)
@@ -134,8 +160,9 @@ async def measure_group(folder: Path) -> float:
 
 
 def main() -> None:
-    messages = chain(MESSAGES, key_id="0" * 16)
-    rows = [*measure_steps(messages), ("examine, one signer", measure_policy(messages, key_id="0" * 16))]
+    chained = chain(MESSAGES, key_id="0" * 16)
+    messages = [message for message, _ in chained]
+    rows = [*measure_steps(messages), *measure_policy(chained, key_id="0" * 16)]
     with tempfile.TemporaryDirectory() as folder:
         rows.append(("whole group, 3 signers", asyncio.run(measure_group(Path(folder)))))
     print(f"{MESSAGES} receipts of {len(messages[-1])} bytes, 3 of 5; PyNaCl {nacl.__version__}")

@@ -4,6 +4,7 @@ The order is that of need: Ray, the signers and the ledger that they sign for, a
 pools (an engine takes longest), and last the ingress, so that an open port means a mesh that answers.
 """
 
+import asyncio
 import hashlib
 import importlib.metadata
 import os
@@ -12,7 +13,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -29,21 +30,24 @@ from mesh.run_state import DataFolder, RunState
 from mesh.settings import PoolSettings, Settings, WeightsSettings
 from placement.plan import ExchangeRates
 from receipts.group_record import GroupRecord
+from receipts.meter_enrolment import MeterEnrolment
 from receipts.share_secret import ShareSecretSource, create_development_secret
 from receipts.signer_policy import ReceiptRules
 from serve.deadlines import Deadlines
 from serve.door import Dispatch, Door, Pool, Price
 from serve.engine_spec import EngineSpec, VllmSpec
+from serve.messages import MeterCard
 from serve.weights import HubWeights, LocalWeights, PackagedWeights, WeightsSource
 
 if TYPE_CHECKING:  # ray reads its environment when it is imported, so `start_ray` imports it first
     from ray.actor import ActorHandle
 
+    from receipts.signer_actors import RaySigner
     from serve.application import PoolDeployment
 
 _POLL_S = 0.2
 _DEFAULT_ACCOUNT = "default"
-_OPERATOR_ACCOUNT = "mesh-operator"
+OPERATOR_ACCOUNT = "mesh-operator"
 _SIGNERS = 5
 _THRESHOLD = 3
 _SOCKET_PATH_BYTES = 107
@@ -138,6 +142,7 @@ class _Start:
         self._session = session
         self._engine = engine
         self._parts: list[object] = []
+        self._signers: Mapping[int, RaySigner] = {}
 
     def run(self) -> RunningMesh:
         """Start everything; the ingress answers when this returns."""
@@ -175,7 +180,7 @@ class _Start:
             ),
             dashboard_url=self._session.dashboard_url,
             first_key=first_key,
-            operator_key=ray.get(ledger.create_key.remote(_OPERATOR_ACCOUNT, "first request")),
+            operator_key=ray.get(ledger.create_key.remote(OPERATOR_ACCOUNT, "first request")),
             folder=self._folder,
             parts=tuple(self._parts),
         )
@@ -209,6 +214,7 @@ class _Start:
             namespace=namespace,
             node_id=ray.get_runtime_context().get_node_id(),
         )
+        self._signers = signers
         self._parts += [signers, ledger]
         return ledger, _group_key(cast("GroupRecord", ray.get(ledger.group_record.remote())))
 
@@ -221,21 +227,34 @@ class _Start:
         return ShareSecretSource(file=path)
 
     def _start_meters(self) -> None:
-        """One meter per physical host, however many Ray nodes it runs."""
+        """One meter per physical host, however many Ray nodes it runs; the signers get to know each one's key."""
         import ray
 
         from serve.meter_actor import boot_id, start_meter
 
-        nodes = [node for node in ray.nodes() if node["Alive"]]
-        hosts: dict[str, str] = {}
-        for node in nodes:
-            host = ray.get(_on_node(ray.remote(boot_id), node["NodeID"]).remote())
-            hosts.setdefault(host, node["NodeID"])
-        for host, node_id in hosts.items():
-            meter = start_meter(node_id, host, _meter_setup(self._settings), self._session.namespace)
+        nodes_of: dict[str, list[tuple[str, int]]] = {}
+        for node in ray.nodes():
+            if node["Alive"]:
+                host, raylet = ray.get(_on_node(ray.remote(_who_runs_here), node["NodeID"]).remote())
+                nodes_of.setdefault(host, []).append((node["NodeID"], raylet))
+        for host, nodes in nodes_of.items():
+            # A local cluster's own servers are children of this process, beside the Ray nodes.
+            ours = (os.getpid(),) if self._session.is_ours and host == boot_id() else ()
+            setup = meter_setup(self._settings, (*ours, *(raylet for _, raylet in nodes)))
+            meter = start_meter(nodes[0][0], host, setup, self._session.namespace)
             self._parts.append(meter)
+            self._enrol(cast("MeterCard", ray.get(meter.card.remote())))
             for note in cast("tuple[str, ...]", ray.get(meter.notes.remote())):
                 self._progress.say(note)
+
+    def _enrol(self, card: MeterCard) -> None:
+        """The signers sign only what an enrolled meter has stated."""
+        from receipts.signer_group import enrol_meter
+
+        enrolment = MeterEnrolment(
+            public_key=card.public_key, node=card.node, maximum_power_milliwatts=card.maximum_power_milliwatts
+        )
+        asyncio.run(enrol_meter(self._signers, enrolment, needed=_THRESHOLD))
 
     def _deploy(self, ledger: "ActorHandle[Any]", group_key: dict[str, Any], step: Step) -> None:
         """Deploy the pools and the ingress and wait until all answer.
@@ -255,6 +274,7 @@ class _Start:
             ledger=ledger,
             group_key=group_key,
             namespace=self._session.namespace,
+            operator_account=OPERATOR_ACCOUNT,
         )
         began = time.monotonic()
         ray_serve.run_many(
@@ -299,14 +319,32 @@ def _group_key(record: GroupRecord) -> dict[str, Any]:
     }
 
 
-def _meter_setup(settings: Settings) -> HostMeterSetup:
-    """The journal lies in the data folder; the socket too, unless its path is too long for one."""
+def meter_setup(settings: Settings, mesh_pids: tuple[int, ...]) -> HostMeterSetup:
+    """The journal lies in the data folder; the socket too, unless its path is too long for one.
+
+    ``mesh_pids`` are the roots of the mesh's own process trees on the meter's host.
+    """
     folder = settings.mesh.data_dir / "meter"
     socket = folder / "steps.sock"
     if len(str(socket).encode()) > _SOCKET_PATH_BYTES:
         digest = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
         socket = Path(tempfile.gettempdir()) / f"joule-mesh-{os.getuid()}-{digest}" / "steps.sock"
-    return HostMeterSetup(journal=folder, socket=socket, watts_per_thread=settings.meter.watts_per_thread)
+    return HostMeterSetup(
+        journal=folder,
+        socket=socket,
+        calibration=settings.mesh.data_dir / "calibration",
+        watts_per_thread=settings.meter.watts_per_thread,
+        interval_ms=settings.meter.interval_ms,
+        replay_file=settings.meter.replay_file,
+        mesh_pids=mesh_pids,
+    )
+
+
+def _who_runs_here() -> tuple[str, int]:
+    """The physical host that this Ray worker is on, and the process of its Ray node."""
+    from serve.meter_actor import boot_id
+
+    return boot_id(), os.getppid()
 
 
 def _on_node(function: Any, node_id: str) -> Any:  # noqa: ANN401 - Ray's remote functions have no type
@@ -364,7 +402,7 @@ def weights_source(settings: WeightsSettings) -> WeightsSource:
     return LocalWeights(folder=settings.path.expanduser().absolute())
 
 
-def vllm_engine(pool: PoolSettings, settings: Settings) -> EngineSpec:
+def vllm_engine(pool: PoolSettings, settings: Settings) -> VllmSpec:
     """How a replica of this pool starts its engine."""
     model = settings.model(pool.model)
     return VllmSpec(

@@ -18,6 +18,7 @@ from mesh.errors import MeshError, NotRunning
 from mesh.progress import Progress
 from mesh.run_state import DataFolder
 from mesh.settings import Settings, load_settings
+from metering.errors import MeteringError
 from receipts.errors import ReceiptsError
 from receipts.verify import public_key_from_hex, verify_paths
 
@@ -32,7 +33,7 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
         try:
             return super().invoke(ctx)
-        except (MeshError, ReceiptsError) as error:
+        except (MeshError, MeteringError, ReceiptsError) as error:
             click.echo(f"jc: {error}", err=True)
             sys.exit(_CANNOT_RUN)
 
@@ -249,6 +250,39 @@ def keys_new(settings: Settings, account: str, name: str) -> None:
     from mesh.app import new_key
 
     click.echo(new_key(settings.mesh.data_dir, account, name))
+
+
+@main.command()
+@_with_settings
+@click.option("--once", is_flag=True, help="Print once instead of watching.")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole report once, as JSON.")
+def meter(settings: Settings, *, once: bool, as_json: bool) -> None:
+    """Watch power and the energy book: live watts per device and account.
+
+    Without a running mesh it shows which counters one would use on this machine, and why.
+    """
+    from mesh.meter_watch import show_meters
+
+    show_meters(settings, Console(soft_wrap=True, highlight=False), as_json=as_json, once=once)
+
+
+@main.command()
+@_with_settings
+@click.option("--model", help="Which model, where the mesh serves several.")
+@click.option("--load", type=click.Path(path_type=Path), help="Take over a record that was measured elsewhere.")
+def calibrate(settings: Settings, model: str | None, load: Path | None) -> None:
+    """Measure on the running mesh how energy splits between kinds of work, and store it for its silicon.
+
+    Takes some minutes and needs the mesh to itself. Receipts then state the allocation error instead of
+    "not calibrated".
+    """
+    from mesh.calibrate import load_record, run_calibration
+
+    console = Console(soft_wrap=True, highlight=False)
+    if load is None:
+        run_calibration(settings, console=console, model=model)
+    else:
+        load_record(settings, load, console=console)
 
 
 @main.command()

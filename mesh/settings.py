@@ -116,9 +116,15 @@ class PoolSettings(_Strict):
 
 
 class MeterSettings(_Strict):
-    """Overrides for the host meters; null takes the silicon catalogue's published figure."""
+    """How the host meters measure.
+
+    ``watts_per_thread``: null takes the silicon catalogue's published figure. ``interval_ms``: how often intervals
+    close; a slower counter's at its own period. ``replay_file``: a recording to play back in place of counters.
+    """
 
     watts_per_thread: Positive | None
+    interval_ms: Annotated[int, Field(ge=10, le=10_000)] = 100
+    replay_file: Path | None = None
 
 
 class DeadlineSettings(_Strict):

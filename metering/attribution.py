@@ -71,9 +71,13 @@ class RequestShare:
 
 @dataclass(slots=True, kw_only=True)
 class Shares:
-    """Who gets how many grains of an interval; requests by serial. The sum is the interval's energy."""
+    """Who gets how many grains of an interval; requests by serial. The sum is the interval's energy.
+
+    ``step_grains`` is what each replica's steps were given, requested or not: parts of the others, not of the sum.
+    """
 
     requests: dict[int, RequestShare] = field(default_factory=dict)
+    step_grains: dict[str, int] = field(default_factory=dict)
     idle_grains: int = 0
     foreign_grains: int = 0
     overhead_grains: int = 0
@@ -187,23 +191,29 @@ def _split_steps(grains: int, loads: Sequence[ReplicaLoad], shares: Shares) -> i
         return 0
     given = 0
     for load in loads:
+        drawn = 0
         for step in load.steps:
             step_grains = grains * (step.end_ns - step.begin_ns) // total_ns
+            drawn += step_grains
             given += _split_step(step_grains, step, load, shares)
+        shares.step_grains[load.replica] = shares.step_grains.get(load.replica, 0) + drawn
     return given
 
 
 def _split_step(grains: int, step: StepSpan, load: ReplicaLoad, shares: Shares) -> int:
     """Give one step's energy to those of its requests that are resident; the others' part is not given."""
-    weighed = [(work.request_id, load.weights.of(work)) for work in step.work]
-    total = sum(weight for _, weight in weighed)
+    weighed, total = step.work.weighed(load.weights)
+    if total == 0:
+        return 0
     given = 0
-    for request_id, weight in weighed:
-        resident = load.residents.get(request_id)
+    residents, requests = load.residents, shares.requests
+    for request_id, weight in weighed.items():
+        resident = residents.get(request_id)
         # A step that begins after the request was settled computes what nobody asked for any more.
         if resident is None or (resident.until_ns is not None and step.begin_ns >= resident.until_ns):
             continue
-        part = grains * weight // total if total else 0
-        shares.of(resident.serial).active_grains += part
+        share = requests.get(resident.serial) or shares.of(resident.serial)
+        part = grains * weight // total
+        share.active_grains += part
         given += part
     return given

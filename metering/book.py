@@ -6,7 +6,7 @@ holds exactly after every posting. Accounts are kept in grains (2^32 to the micr
 request is rounded down to whole microjoules once, when it is settled, and the fraction stays with the mesh.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from metering.attribution import GRAINS_PER_MICROJOULE, RequestShare, Shares
 
@@ -30,13 +30,29 @@ class BookTotals:
     counted_microjoules: int = 0
     open_microjoules: int = 0
 
+    def accounts(self) -> dict[str, int]:
+        """The six accounts by name, in microjoules."""
+        return {
+            "request": self.request_microjoules,
+            "idle": self.idle_microjoules,
+            "foreign": self.foreign_microjoules,
+            "overhead": self.overhead_microjoules,
+            "quarantine": self.quarantine_microjoules,
+            "trueup": self.trueup_microjoules,
+        }
+
     @property
     def sum_microjoules(self) -> int:
         """All accounts; equal to ``counted_microjoules``, or the book is broken."""
-        accounts = [
-            field.name for field in fields(self) if field.name not in {"counted_microjoules", "open_microjoules"}
-        ]
-        return sum(getattr(self, account) for account in accounts)
+        return sum(self.accounts().values())
+
+
+@dataclass(slots=True, kw_only=True)
+class _Estimate:
+    """What a settled request's open part was lent, less what the counters have said of it since."""
+
+    settled_ns: int
+    owed_grains: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,10 +72,15 @@ class Charge:
 class Book:
     """Accounts of one host's energy. Requests are named by serial, one for each attempt."""
 
-    def __init__(self, opening: BookTotals | None = None) -> None:
-        """Go on from an earlier book's totals; what its open requests had drawn is overhead now."""
+    def __init__(
+        self, opening: BookTotals | None = None, *, trueup_magnitude_microjoules: int = 0, settled_requests: int = 0
+    ) -> None:
+        """Go on from an earlier book's figures; what its open requests had drawn is overhead now."""
         opening = opening or BookTotals()
+        self.settled_requests = settled_requests
         self._open: dict[int, RequestShare] = {}
+        self._estimates: dict[int, _Estimate] = {}
+        self._trueup_magnitude = trueup_magnitude_microjoules * GRAINS_PER_MICROJOULE
         self._settled_microjoules = opening.request_microjoules - opening.open_microjoules
         self._quarantine_microjoules = opening.quarantine_microjoules
         self._counted_microjoules = opening.counted_microjoules
@@ -84,6 +105,8 @@ class Book:
             account = self._open.get(serial)
             if account is None:
                 self._trueup += share.sum_grains
+                if (estimate := self._estimates.get(serial)) is not None:
+                    estimate.owed_grains -= share.sum_grains
             else:
                 account.add(share)
         self._idle += shares.idle_grains
@@ -91,12 +114,33 @@ class Book:
         self._overhead += shares.overhead_grains
         self._counted_microjoules += energy_microjoules
 
+    def post_stray(self, energy_microjoules: int) -> None:
+        """Book energy that was drawn while nobody could be charged for it: the mesh's overhead."""
+        self._overhead += energy_microjoules * GRAINS_PER_MICROJOULE
+        self._counted_microjoules += energy_microjoules
+
     def quarantine(self, energy_microjoules: int) -> None:
         """Book energy that was counted and cannot be true."""
         self._quarantine_microjoules += energy_microjoules
         self._counted_microjoules += energy_microjoules
 
-    def settle(self, serial: int, open_part: RequestShare, *, billed: bool) -> Charge:
+    @property
+    def counted_microjoules(self) -> int:
+        """All that was counted so far."""
+        return self._counted_microjoules
+
+    @property
+    def trueup_magnitude_microjoules(self) -> int:
+        """How far estimates were from what the counters then said: summed without sign over settled requests."""
+        return self._trueup_magnitude // GRAINS_PER_MICROJOULE
+
+    @property
+    def trueup_at_stake_microjoules(self) -> int:
+        """The magnitude if the counters said no more of the requests that are settled: where this book ends."""
+        owed = sum(abs(estimate.owed_grains) for estimate in self._estimates.values())
+        return (self._trueup_magnitude + owed) // GRAINS_PER_MICROJOULE
+
+    def settle(self, serial: int, open_part: RequestShare, *, billed: bool, settled_ns: int) -> Charge:
         """Close a request's account on what was measured and an estimate of the ``open_part``.
 
         The estimate is lent by trueup, which gets the request's share when the counters have closed the interval.
@@ -104,6 +148,8 @@ class Book:
         """
         account = self._open.pop(serial)
         estimated = open_part.sum_grains
+        self._estimates[serial] = _Estimate(settled_ns=settled_ns, owed_grains=estimated)
+        self.settled_requests += 1
         measured = account.sum_grains
         total_microjoules = (measured + estimated) // GRAINS_PER_MICROJOULE
         floor_microjoules = (account.floor_grains + open_part.floor_grains) // GRAINS_PER_MICROJOULE
@@ -117,6 +163,14 @@ class Book:
             floor_microjoules=floor_microjoules,
             estimated_microjoules=estimated // GRAINS_PER_MICROJOULE,
         )
+
+    def true_up(self, closed_until_ns: int) -> None:
+        """The counters have said all about requests settled until then: what their estimates were off by is known."""
+        while self._estimates:
+            serial = next(iter(self._estimates))
+            if self._estimates[serial].settled_ns > closed_until_ns:
+                return
+            self._trueup_magnitude += abs(self._estimates.pop(serial).owed_grains)
 
     def totals(self) -> BookTotals:
         """The accounts in microjoules."""

@@ -1,51 +1,53 @@
-"""Counters that are read, closed and divided together: a host's sockets and memory, or one GPU."""
+"""Counters that are read, closed and divided together: a host's sockets and memory, or the GPUs of one pool."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from metering.counters.counter import Counter, CounterFacts, Reading, difference
-from metering.errors import CounterLost
-
-# Fewer of a counter's own steps show its rhythm, not the power.
-_TELLING_PERIODS = 5
+from metering.counters.counter import CounterFacts
+from metering.watched_counter import WatchedCounter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClosedInterval:
     """What a group counted between two readings of its counters.
 
-    ``lost`` is the reason when some of the interval's energy is unknown or went to quarantine;
-    ``energy_microjoules`` is then the rest, which is real and still has to be booked.
+    ``lost`` is the reason when some of the interval's energy is unknown, stray or in quarantine (see
+    `metering.watched_counter`); ``energy_microjoules`` is then the rest, which still has to be divided.
+    ``news`` are lines for the operator.
     """
 
     begin_ns: int
     end_ns: int
     energy_microjoules: int
+    stray_microjoules: int
     quarantine_microjoules: int
     lost: str | None
+    news: tuple[str, ...]
 
 
 class CounterGroup:
-    """Reads its counters and remembers where the open interval began and how much power was last drawn."""
+    """Reads its counters together and remembers where the open interval began."""
 
-    def __init__(self, counters: Sequence[Counter], *, power_window_ns: int, now_ns: int) -> None:
-        """Take the first readings; a counter that can't be read is tried again at every close.
-
-        Power is averaged over at least ``power_window_ns``: over a shorter time a counter's steps show, not watts.
-        """
+    def __init__(self, counters: Sequence[WatchedCounter], *, begin_ns: int) -> None:
+        """Go on from the counters' last readings."""
         self._counters = tuple(counters)
         self._facts = tuple(counter.facts for counter in counters)
-        self._power_window_ns = power_window_ns
-        self._readings: list[Reading | None] = [_read(counter)[0] for counter in counters]
-        self._begin_ns = max([now_ns, *(reading.at_monotonic_ns for reading in self._readings if reading)])
-        self._window_microjoules = 0
-        self._window_ns = 0
-        self._power_milliwatts: int | None = None
+        self._begin_ns = max([begin_ns, *(counter.read_at_ns for counter in counters)])
+
+    @property
+    def counters(self) -> tuple[WatchedCounter, ...]:
+        """The counters themselves."""
+        return self._counters
 
     @property
     def facts(self) -> tuple[CounterFacts, ...]:
         """What holds for the counters."""
         return self._facts
+
+    @property
+    def device_ids(self) -> tuple[str, ...]:
+        """The counters' devices."""
+        return tuple(facts.device_id for facts in self._facts)
 
     @property
     def begin_ns(self) -> int:
@@ -64,55 +66,22 @@ class CounterGroup:
 
     @property
     def power_milliwatts(self) -> int | None:
-        """Mean power since the last whole window if that is five counter periods ago, else of that window.
+        """Power of late of all counters together; ``None`` while one's isn't known, and without counters."""
+        each = [counter.power_milliwatts for counter in self._counters]
+        known = [milliwatts for milliwatts in each if milliwatts is not None]
+        return sum(known) if known and len(known) == len(each) else None
 
-        ``None`` while there is neither.
-        """
-        if self._window_ns >= _TELLING_PERIODS * self.period_ns > 0:
-            return self._window_microjoules * 1_000_000 // self._window_ns
-        return self._power_milliwatts
-
-    def close(self, now_ns: int) -> ClosedInterval:
+    def close(self, now_ns: int, suspended_ns: int) -> ClosedInterval:
         """Read all counters: the interval ends and the next begins."""
-        energy = quarantine = 0
-        lost: str | None = None
-        end_ns = max(now_ns, self._begin_ns)
-        for index, counter in enumerate(self._counters):
-            before = self._readings[index]
-            after, why = _read(counter)
-            self._readings[index] = after
-            if after is None or before is None:
-                lost = lost or why or f"{counter.facts.device_id}: no reading at the interval's beginning"
-                continue
-            end_ns = max(end_ns, after.at_monotonic_ns)
-            delta = difference(before, after, counter.facts)
-            energy += delta.energy_microjoules or 0
-            quarantine += delta.quarantined_microjoules
-            lost = lost or delta.lost
-        closed = ClosedInterval(
-            begin_ns=self._begin_ns,
-            end_ns=end_ns,
-            energy_microjoules=energy,
-            quarantine_microjoules=quarantine,
-            lost=lost,
+        moved = [counter.take(suspended_ns) for counter in self._counters]
+        begin_ns = self._begin_ns
+        self._begin_ns = max([now_ns, begin_ns, *(counter.read_at_ns for counter in self._counters)])
+        return ClosedInterval(
+            begin_ns=begin_ns,
+            end_ns=self._begin_ns,
+            energy_microjoules=sum(movement.energy_microjoules for movement in moved),
+            stray_microjoules=sum(movement.stray_microjoules for movement in moved),
+            quarantine_microjoules=sum(movement.quarantine_microjoules for movement in moved),
+            lost=next((movement.lost for movement in moved if movement.lost is not None), None),
+            news=tuple(movement.news for movement in moved if movement.news is not None),
         )
-        self._begin_ns = end_ns
-        self._gauge(closed)
-        return closed
-
-    def _gauge(self, closed: ClosedInterval) -> None:
-        if closed.lost is not None:
-            self._window_microjoules = self._window_ns = 0
-            return
-        self._window_microjoules += closed.energy_microjoules
-        self._window_ns += closed.end_ns - closed.begin_ns
-        if self._window_ns >= self._power_window_ns:
-            self._power_milliwatts = self._window_microjoules * 1_000_000 // self._window_ns
-            self._window_microjoules = self._window_ns = 0
-
-
-def _read(counter: Counter) -> tuple[Reading | None, str | None]:
-    try:
-        return counter.read(), None
-    except CounterLost as why:
-        return None, str(why)

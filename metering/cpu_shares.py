@@ -58,6 +58,10 @@ class CpuShares:
         """When the process started, in ticks since boot; ``None`` when it is gone."""
         return self._trees.started_ticks(pid)
 
+    def pids(self, replica: str) -> frozenset[int]:
+        """The processes of the replica's tree, as far as they have been found."""
+        return self._trees.pids(replica)
+
     def since_last(self) -> CpuUse:
         """CPU time since the last call.
 

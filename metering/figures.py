@@ -23,12 +23,23 @@ _ALONE_THOUSANDTHS = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stay:
-    """A request's time on its replica. ``steps_lost``: some reports of its steps were dropped."""
+    """A request's time on its replica.
+
+    ``steps_lost``: some reports of its steps were dropped. ``shared``: its devices weren't its replica's alone.
+    """
 
     resident_ns: int
     mean_batch_thousandths: int | None
     peak_milliwatts: int | None
     steps_lost: bool
+    shared: bool
+
+    @classmethod
+    def never(cls, *, steps_lost: bool) -> "Stay":
+        """Of a request that no step ever listed."""
+        return cls(
+            resident_ns=0, mean_batch_thousandths=None, peak_milliwatts=None, steps_lost=steps_lost, shared=False
+        )
 
 
 def figures(
@@ -63,7 +74,8 @@ def _confidence(charge: Charge, counters: Sequence[CounterFacts], stay: Stay) ->
     alone = stay.mean_batch_thousandths == _ALONE_THOUSANDTHS and stay.resident_ns >= _DIRECT_PERIODS * period_ns
     if not alone:
         labels.append("measured-apportioned")
-    if stay.steps_lost or charge.estimated_microjoules * 100 > charge.total_microjoules * _ESTIMATED_PERCENT:
+    mostly_estimated = charge.estimated_microjoules * 100 > charge.total_microjoules * _ESTIMATED_PERCENT
+    if stay.steps_lost or stay.shared or mostly_estimated:
         labels.append("estimated")
     return max(labels, key=_STRONGEST_FIRST.index)
 

@@ -4,36 +4,40 @@ Nothing here waits, starts a thread or knows Ray: the caller ticks it and asks i
 counters that are due, takes in what the engines reported, divides each closed interval and books it.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Protocol
 
 from metering.attribution import RequestShare
 from metering.book import Book, BookTotals, Charge
-from metering.calibration import Calibration
+from metering.calibration import Calibration, CalibrationRecord, ReplicaWork
+from metering.checkpoint import Checkpoint
 from metering.clock import Clock
 from metering.counters.detect import Sensors
-from metering.engine_steps import StepBegan, StepEnded, StepEvent, StepsLost
+from metering.engine_steps import StepEvent
 from metering.errors import (
-    ProcessGone,
+    CalibrationRefused,
+    JournalUnwritable,
     RequestAlreadySettled,
     SettlementBacklogFull,
-    UnknownReplica,
     UnknownRequest,
 )
 from metering.figures import Stay, figures, unknown_figures
 from metering.host_counters import GroupInterval, HostCounters, HostProcesses
-from metering.journal import BegunRequest, Journal, RegisteredReplica
+from metering.host_silicon import check_record, metered_silicon, unmeterable
+from metering.incidents import IncidentLog
+from metering.journal import BegunRequest, Journal
+from metering.meter_report import MeterReport
 from metering.metered_replica import MeteredReplica, ReplicaRegistration
+from metering.open_requests import OpenRequests
+from metering.replica_roster import ReplicaRoster
 from metering.request_account import RequestAccount
-from metering.settlement import (
-    EnergyFigures,
-    MeteredSilicon,
-    Outcome,
-    Settlement,
-    checked_outcome,
-)
+from metering.settlement import EnergyFigures, MeteredSilicon, Outcome, Settlement, checked_outcome
 from metering.settlement_shelf import SettlementShelf
+from metering.sharing_watch import SharingWatch
+from metering.statements import ChainHead, MeterKey, StatementChain
 
+_LOG = logging.getLogger(__name__)
 _INTERVAL_NS = 100_000_000
 _MOST_UNACKNOWLEDGED = 100_000
 
@@ -57,41 +61,53 @@ class HostMeter:
         journal: Journal,
         clock: Clock,
         node: str,
+        signing_key: MeterKey,
         calibration: Calibration | None = None,
         interval_ns: int = _INTERVAL_NS,
         most_unacknowledged: int = _MOST_UNACKNOWLEDGED,
     ) -> None:
         """Read every counter once, which is where the book goes on, and take over what the journal holds.
 
-        Requests that were open when an earlier meter ended can still be settled; their energy is unknown.
+        What was counted since the earlier meter's last record is overhead, as far as it can be known. Requests that
+        were open then can still be settled; their energy is unknown.
         """
         self._sensors = sensors
-        self._processes = processes
         self._inbox = inbox
         self._journal = journal
         self._clock = clock
         self._node = node
         self._calibration = calibration or Calibration()
         self._most_unacknowledged = most_unacknowledged
+        self._boot_id = clock.boot_id()
+        self._key = signing_key
+        checkpoint = journal.state.checkpoint
+        self._incidents = IncidentLog(journal, clock)
         self._counters = HostCounters(
             sensors,
             processes,
             calibration=self._calibration,
             interval_ns=interval_ns,
-            now_ns=clock.monotonic_ns(),
+            clock=clock,
+            checkpoint=checkpoint,
         )
-        self._book = Book(journal.state.totals)
+        self._book = Book(
+            checkpoint.totals,
+            trueup_magnitude_microjoules=checkpoint.trueup_magnitude_microjoules,
+            settled_requests=checkpoint.settled_requests,
+        )
+        self._chain = StatementChain(signing_key, self._chain_head(checkpoint))
+        self._sharing = SharingWatch(sensors.sharing, processes)
         self._shelf = SettlementShelf(journal)
-        self._replicas: dict[str, MeteredReplica] = {}
-        self._departed: list[MeteredReplica] = []
-        self._open: dict[str, RequestAccount] = {}
-        self._serial = 0
+        self._replicas = ReplicaRoster(sensors, processes, self._counters, self._calibration, node)
+        self._open = OpenRequests()
+        self._warn_of_unmeterable()
+        self._book_away()
         self._recover()
 
     @property
     def silicon(self) -> MeteredSilicon:
         """The host's main silicon: its GPUs, or its CPU where it has none."""
-        return self._silicon(tuple(self._counters.devices))
+        return metered_silicon(self._sensors, [each.facts.device_id for each in self._sensors.devices], self._node)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -107,15 +123,15 @@ class HostMeter:
             ProcessGone: its process doesn't exist.
             JournalUnwritable: the registration couldn't be recorded; register again.
         """
-        entry = self._entry(registration)
-        if registration.replica in self._replicas:
+        entry = self._replicas.entry(registration)
+        if registration.replica in self._replicas.live:
             if self._journal.state.replicas.get(registration.replica) == entry:
                 return
             self._close_at_will()
             self._bury(registration.replica)
         self._journal.registered(entry)
-        self._processes.add(registration.replica, registration.pid)
-        self._replicas[registration.replica] = self._metered(registration)
+        self._replicas.add(registration)
+        self._regroup()
 
     def begin(self, request_id: str, replica: str, context: bytes) -> None:
         """Open a request's account, before the engine gets it. The same attempt twice is nothing new.
@@ -129,8 +145,7 @@ class HostMeter:
             SettlementBacklogFull: too many settlements wait to be acknowledged.
             JournalUnwritable: the beginning couldn't be recorded; nothing has begun.
         """
-        if replica not in self._replicas:
-            raise UnknownReplica(f"no replica {replica!r} is registered on {self._node}")
+        self._replicas.get(replica)
         running = self._open.get(request_id)
         if running is not None:
             if running.replica == replica:
@@ -150,10 +165,10 @@ class HostMeter:
         )
         self._journal.begun(begun)
         self._shelf.discard(request_id)
-        if not self._open:
+        if len(self._open) == 0:
             # What was drawn before the first request isn't part of the interval that it shares.
             self._close_at_will()
-        self._open_account(begun)
+        self._book.open(self._open.open(begun).serial)
 
     def tick(self) -> None:
         """Take in reported steps and close the intervals that are due; to be called every 100 ms.
@@ -163,13 +178,15 @@ class HostMeter:
         Raises:
             JournalUnwritable: the tick is done, but not all of it is recorded.
         """
-        self._book_intervals(self._counters.close_due(self._clock.monotonic_ns()))
-        self._note_power()
-        for replica in self._processes.dead():
-            if replica in self._replicas:
-                self._bury(replica)
-        self._shelf.write(self._book.totals())
-        self._journal.totals(self._book.totals())
+        self._book_intervals(self._counters.close_due())
+        self._sharing.ask(tuple(self._replicas.live.values()), self._clock.monotonic_ns())
+        self._open.observe(self._replicas.live)
+        dead = self._replicas.dead
+        for replica in dead:
+            self._bury(replica)
+        if dead:
+            self._regroup()
+        self._record()
 
     def settle(self, request_id: str, outcome: str, *, replica: str | None = None) -> Settlement:
         """Close a request's account; final, and the same again however often it is asked for.
@@ -189,187 +206,194 @@ class HostMeter:
                 raise UnknownRequest(f"no request {request_id} of {replica or 'any replica'} on {self._node}")
             self._close_at_will()
             settlement = self._settle(account, word)
-        self._shelf.write(self._book.totals())
+        self._shelf.write(self._checkpoint())
         return settlement
 
     def unacknowledged(self, older_than_ns: int) -> tuple[Settlement, ...]:
         """Settlements at least this old that the ledger hasn't acknowledged, oldest first."""
         return tuple(self._shelf.unacknowledged(self._clock.monotonic_ns() - older_than_ns))
 
-    def acknowledge(self, request_id: str) -> None:
-        """The ledger has this settlement; doing so twice, or for one that isn't kept, changes nothing.
+    def acknowledge(self, request_id: str) -> bool:
+        """The ledger has this settlement; whether that is new. For one that isn't kept, it changes nothing.
 
         Raises:
             JournalUnwritable: it couldn't be recorded; the settlement may be delivered again.
         """
-        self._shelf.acknowledge(request_id)
+        return self._shelf.acknowledge(request_id)
+
+    def model_of(self, replica: str) -> str | None:
+        """The model that a registered replica serves."""
+        metered = self._replicas.live.get(replica)
+        return None if metered is None else metered.registration.model
+
+    def work(self, replica: str) -> ReplicaWork:
+        """What a replica has computed and drawn since it was registered with this meter, as of now.
+
+        Raises:
+            UnknownReplica: nobody registered it.
+        """
+        metered = self._replicas.get(replica)
+        self._close_at_will()
+        return metered.work
+
+    def calibrate(self, record: CalibrationRecord) -> None:
+        """Divide by this record's weights and floors, from the intervals that begin now on.
+
+        Raises:
+            CalibrationRefused: it was made for a model that no replica here serves, on other silicon, or with other
+                counters; nothing has changed.
+        """
+        check_record(record, self._sensors, self.silicon.model)
+        if record.model not in self._replicas.models:
+            served = ", ".join(sorted(self._replicas.models)) or "none"
+            raise CalibrationRefused(f"{self._node} serves no model {record.model}; it serves {served}")
+        self._book_intervals(self._counters.close_all())
+        self._calibration = self._calibration.with_record(record)
+        self._counters.calibrate(self._calibration)
+        self._replicas.calibrate(self._calibration)
+
+    def report(self) -> MeterReport:
+        """Everything that is shown of this meter, as of now."""
+        self._close_at_will()
+        head = self._chain.head
+        return MeterReport(
+            node=self._node,
+            silicon=self.silicon,
+            notes=self.notes,
+            devices=self._counters.reports(),
+            replicas=tuple(replica.report() for replica in self._replicas.live.values()),
+            totals=self._book.totals(),
+            trueup_magnitude_microjoules=self._book.trueup_magnitude_microjoules,
+            settled_requests=self._book.settled_requests,
+            open_requests=len(self._open),
+            unacknowledged=self._shelf.waiting,
+            meter_key=self._key.public_key.hex(),
+            statement_sequence=head.sequence if head else 0,
+            incidents=self._incidents.newest,
+        )
 
     def totals(self) -> BookTotals:
         """The accounts; the identity holds exactly."""
         return self._book.totals()
 
+    def _warn_of_unmeterable(self) -> None:
+        lines = unmeterable(self._sensors)
+        if lines:
+            _LOG.error("%s: requests on this silicon are NOT BILLED: %s", self._node, "; ".join(lines))
+        for line in lines:
+            self._incidents.note(line)
+
+    def _chain_head(self, checkpoint: Checkpoint) -> ChainHead | None:
+        """Where the statements go on; a reboot may have cost the journal its end, and with it statements."""
+        head = checkpoint.chain
+        if head is None or (self._boot_id is not None and checkpoint.boot_id == self._boot_id):
+            return head
+        return head.after_a_loss()
+
+    def _book_away(self) -> None:
+        """Book what was counted while there was no meter."""
+        away = self._counters.away
+        self._book.post_stray(away.stray_microjoules)
+        self._book.quarantine(away.quarantine_microjoules)
+        for line in away.news:
+            self._incidents.note(line)
+
     def _recover(self) -> None:
         """Go on where the journal ends: replicas that still run, and requests that hadn't been settled."""
         known = tuple(self._journal.state.replicas.values())
-        for entry in known:
-            self._replicas[entry.replica] = self._metered(
-                ReplicaRegistration(
-                    replica=entry.replica, pid=entry.pid, model=entry.model, device_ids=entry.device_ids
-                )
-            )
+        gone = [entry.replica for entry in known if not self._replicas.resume(entry)]
         for begun in tuple(self._journal.state.begun.values()):
-            self._open_account(begun).spoiled = "the host meter was restarted while the request ran"
-        for entry in known:
-            if not self._resumes(entry):
-                self._bury(entry.replica)
-        for account in tuple(self._open.values()):
-            if account.replica not in self._replicas:
+            account = self._open.open(begun)
+            account.spoiled = "the host meter was restarted while the request ran"
+            self._book.open(account.serial)
+        for replica in gone:
+            self._bury(replica)
+        self._regroup()
+        for account in self._open:
+            if account.replica not in self._replicas.live:
                 self._settle(account, "failed")
-
-    def _resumes(self, entry: RegisteredReplica) -> bool:
-        """Meter a replica of an earlier meter again, if its process still runs."""
-        if self._processes.started_ticks(entry.pid) != entry.started_ticks:
-            return False
         try:
-            self._processes.add(entry.replica, entry.pid)
-        except ProcessGone:
-            return False
-        return True
+            self._record()
+        except JournalUnwritable as why:
+            _LOG.warning("%s: %s; the next tick tries again", self._node, why)
 
-    def _entry(self, registration: ReplicaRegistration) -> RegisteredReplica:
-        started_ticks = self._processes.started_ticks(registration.pid)
-        if started_ticks is None:
-            raise ProcessGone(f"replica {registration.replica}: no process {registration.pid}")
-        return RegisteredReplica(
-            replica=registration.replica,
-            pid=registration.pid,
-            started_ticks=started_ticks,
-            model=registration.model,
-            device_ids=registration.device_ids,
-        )
-
-    def _metered(self, registration: ReplicaRegistration) -> MeteredReplica:
-        devices = self._counters.devices
-        missing = [device for device in registration.device_ids if device not in devices]
-        unavailable = f"no energy counter for {', '.join(missing)}" if missing else None
-        if not registration.device_ids and not self._sensors.host:
-            unavailable = self._sensors.host_unavailable or "this host has no energy counter"
-        return MeteredReplica(
-            registration,
-            host=self._counters.host,
-            devices=[devices[device] for device in registration.device_ids if device in devices],
-            weights=self._calibration.weights_of(registration.model),
-            unavailable=unavailable,
-        )
-
-    def _open_account(self, begun: BegunRequest) -> RequestAccount:
-        self._serial += 1
-        account = RequestAccount(
-            serial=self._serial,
-            request_id=begun.request_id,
-            replica=begun.replica,
-            context=begun.context,
-            begun_monotonic_ns=begun.begun_monotonic_ns,
-            start_unix_ns=begun.start_unix_ns,
-        )
-        self._book.open(account.serial)
-        self._open[begun.request_id] = account
-        return account
+    def _regroup(self) -> None:
+        self._book_intervals(self._replicas.regroup())
+        self._replicas.take_groups()
 
     def _close_at_will(self) -> None:
-        self._book_intervals(self._counters.close_at_will(self._clock.monotonic_ns()))
+        self._book_intervals(self._counters.close_at_will())
 
     def _book_intervals(self, intervals: Sequence[GroupInterval]) -> None:
         """Take in the steps after the readings: whatever began before them has been reported by now."""
-        self._take_in(self._inbox.drain())
-        metered = (*self._replicas.values(), *self._departed)
+        self._open.take_in(self._inbox.drain(), self._replicas.live)
+        woken = self._counters.woken()
+        if woken is not None:
+            self._incidents.note(woken)
+            self._open.spoil(tuple(self._replicas.live.values()), woken)
         for interval in intervals:
-            runners = [replica for replica in metered if interval.group in replica.groups]
-            self._book_interval(interval, runners)
+            self._book_interval(interval, self._replicas.on(interval.group))
         reached_ns = self._counters.closed_until_ns
-        for replica in metered:
-            replica.forget_before(reached_ns)
-        self._departed = [replica for replica in self._departed if replica.ran_after(reached_ns)]
+        self._book.true_up(reached_ns)
+        self._replicas.forget_before(reached_ns)
 
     def _book_interval(self, interval: GroupInterval, runners: Sequence[MeteredReplica]) -> None:
         closed = interval.closed
         loads = [replica.load(closed.begin_ns, closed.end_ns) for replica in runners]
         energy = closed.energy_microjoules
-        self._book.post(energy, self._counters.divide(interval.group, closed.begin_ns, closed.end_ns, energy, loads))
+        shares = self._counters.divide(interval.group, closed.begin_ns, closed.end_ns, energy, loads)
+        self._book.post(energy, shares)
+        self._book.post_stray(closed.stray_microjoules)
         self._book.quarantine(closed.quarantine_microjoules)
-        if interval.lost is not None:
-            self._spoil(runners, interval.lost)
+        for replica in runners:
+            replica.drew(shares.step_grains.get(replica.registration.replica, 0))
+        still = self._counters.stood_still(interval, loads)
+        for line in (*closed.news, *(movement.news for movement in still if movement.news is not None)):
+            self._incidents.note(line)
+        lost = interval.lost or next((movement.lost for movement in still), None)
+        if lost is not None:
+            self._open.spoil(runners, lost)
 
-    def _spoil(self, runners: Sequence[MeteredReplica], reason: str) -> None:
-        """Energy of the residents isn't known whole any more: they keep their account, but aren't billed."""
-        names = {replica.registration.replica for replica in runners}
-        for account in self._open.values():
-            if account.replica in names and account.resident_from_ns is not None:
-                account.spoiled = account.spoiled or reason
+    def _checkpoint(self) -> Checkpoint:
+        return Checkpoint(
+            totals=self._book.totals(),
+            trueup_magnitude_microjoules=self._book.trueup_at_stake_microjoules,
+            settled_requests=self._book.settled_requests,
+            boot_id=self._boot_id,
+            at_monotonic_ns=self._clock.monotonic_ns(),
+            counters=self._counters.marks,
+            chain=self._chain.head,
+        )
 
-    def _take_in(self, events: Sequence[StepEvent]) -> None:
-        for event in events:
-            replica = self._replicas.get(event.replica)
-            if replica is None:
-                continue
-            match event:
-                case StepBegan():
-                    self._take_in_begin(replica, event)
-                case StepEnded():
-                    replica.ended(event)
-                    self._take_in_tokens(event)
-                case StepsLost():
-                    self._take_in_loss(event)
+    def _record(self) -> None:
+        """Record what happened and where the meter stands now.
 
-    def _take_in_begin(self, replica: MeteredReplica, event: StepBegan) -> None:
-        for work in replica.began(event):
-            account = self._open_on(event.replica, work.request_id)
-            if account is not None and account.resident_from_ns is None:
-                replica.enter(account, account.saw_first_step(work, event.at_monotonic_ns))
-
-    def _take_in_tokens(self, event: StepEnded) -> None:
-        for request_id, tokens in event.produced.items():
-            account = self._open_on(event.replica, request_id)
-            if account is not None:
-                account.output_tokens += tokens
-
-    def _take_in_loss(self, event: StepsLost) -> None:
-        for account in self._open.values():
-            if account.replica == event.replica:
-                account.steps_lost = True
-
-    def _open_on(self, replica: str, request_id: str) -> RequestAccount | None:
-        """The open attempt at a request, if it is this replica's."""
-        account = self._open.get(request_id)
-        return account if account is not None and account.replica == replica else None
-
-    def _note_power(self) -> None:
-        power = {name: replica.power_milliwatts for name, replica in self._replicas.items()}
-        for account in self._open.values():
-            if account.resident_from_ns is not None:
-                account.saw_power(power.get(account.replica))
+        Raises:
+            JournalUnwritable: not all of it could be; the next time tries again.
+        """
+        self._incidents.write()
+        checkpoint = self._checkpoint()
+        self._shelf.write(checkpoint)
+        self._journal.checkpoint(checkpoint)
 
     def _bury(self, name: str) -> None:
         """The replica's process is gone: its open requests have failed."""
-        replica = self._replicas[name]
-        replica.died(self._clock.monotonic_ns())
-        for account in tuple(self._open.values()):
-            if account.replica == name:
-                self._settle(account, "failed")
-        del self._replicas[name]
-        self._departed.append(replica)
-        self._processes.remove(name)
+        self._replicas.get(name).died(self._clock.monotonic_ns())
+        for account in self._open.on(name):
+            self._settle(account, "failed")
+        self._replicas.remove(name)
         self._journal.left(name)
 
     def _settle(self, account: RequestAccount, outcome: Outcome) -> Settlement:
         """Close the account on what the closed intervals gave and an estimate of the open ones."""
-        replica = self._replicas.get(account.replica)
+        replica = self._replicas.live.get(account.replica)
         closed_ns = [group.begin_ns for group in self._counters.groups if group.closes_at_will]
         until_ns = max(self._clock.monotonic_ns(), *closed_ns)
         open_part = self._open_part(replica, account, until_ns)
-        stay = self._end_stay(replica, account, until_ns)
-        unknown = self._unknown(replica, account)
-        charge = self._book.settle(account.serial, open_part, billed=outcome != "failed" and unknown is None)
+        stay = replica.end_stay(account, until_ns) if replica else Stay.never(steps_lost=account.steps_lost)
+        unknown = _unknown(replica, account)
+        is_billed = outcome != "failed" and unknown is None
+        charge = self._book.settle(account.serial, open_part, billed=is_billed, settled_ns=until_ns)
         settlement = Settlement(
             request_id=account.request_id,
             replica=account.replica,
@@ -378,10 +402,17 @@ class HostMeter:
             duration_ns=max(0, until_ns - account.begun_monotonic_ns),
             energy=_energy(replica, charge, stay, unknown),
             tokens=account.tokens,
-            silicon=self._silicon(replica.registration.device_ids if replica else ()),
+            silicon=metered_silicon(self._sensors, replica.registration.device_ids if replica else (), self._node),
             context=account.context,
+            statement=self._chain.state(
+                request_id=account.request_id,
+                outcome=outcome,
+                microjoules=charge.total_microjoules if is_billed else None,
+                counted_microjoules=self._book.counted_microjoules,
+                open_ns=max(0, until_ns - self._counters.closed_until_ns),
+            ),
         )
-        del self._open[account.request_id]
+        self._open.close(account)
         self._shelf.put(settlement, until_ns)
         return settlement
 
@@ -393,46 +424,17 @@ class HostMeter:
             if milliwatts is None or group.begin_ns >= until_ns:
                 continue
             energy = milliwatts * (until_ns - group.begin_ns) // 1_000_000
-            loads = [
-                runner.load(group.begin_ns, until_ns)
-                for runner in (*self._replicas.values(), *self._departed)
-                if group in runner.groups
-            ]
+            loads = [runner.load(group.begin_ns, until_ns) for runner in self._replicas.on(group)]
             shares = self._counters.divide(group, group.begin_ns, until_ns, energy, loads)
             estimate.add(shares.of(account.serial))
         return estimate
 
-    def _end_stay(self, replica: MeteredReplica | None, account: RequestAccount, until_ns: int) -> Stay:
-        mean_batch = replica.leave(account, until_ns) if replica else None
-        if account.resident_from_ns is None:
-            return Stay(resident_ns=0, mean_batch_thousandths=None, peak_milliwatts=None, steps_lost=account.steps_lost)
-        if replica is not None and account.peak_milliwatts is None:
-            account.saw_power(replica.power_milliwatts)
-        return Stay(
-            resident_ns=until_ns - account.resident_from_ns,
-            mean_batch_thousandths=mean_batch,
-            peak_milliwatts=account.peak_milliwatts,
-            steps_lost=account.steps_lost,
-        )
 
-    def _unknown(self, replica: MeteredReplica | None, account: RequestAccount) -> str | None:
-        """Why the request's energy isn't known, if it isn't."""
-        if replica is None:
-            return f"the replica {account.replica} is not metered any more"
-        return replica.unavailable or account.spoiled
-
-    def _silicon(self, device_ids: tuple[str, ...]) -> MeteredSilicon:
-        """These GPUs, or without any the CPU."""
-        if device_ids:
-            models = dict.fromkeys(self._sensors.gpu_models.get(device, "unknown") for device in device_ids)
-            return MeteredSilicon(vendor="nvidia", model=" + ".join(models), device_ids=device_ids, node=self._node)
-        cpu = self._sensors.cpu
-        return MeteredSilicon(
-            vendor=cpu.vendor,
-            model=cpu.model,
-            device_ids=tuple(f"cpu-package-{package}" for package in cpu.packages),
-            node=self._node,
-        )
+def _unknown(replica: MeteredReplica | None, account: RequestAccount) -> str | None:
+    """Why the request's energy isn't known, if it isn't."""
+    if replica is None:
+        return f"the replica {account.replica} is not metered any more"
+    return replica.unavailable or account.spoiled
 
 
 def _energy(replica: MeteredReplica | None, charge: Charge, stay: Stay, unknown: str | None) -> EnergyFigures:

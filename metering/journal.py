@@ -1,8 +1,9 @@
 """The meter's journal: what must survive its restart, append-only and bounded.
 
-One JSON object a line. It holds the book's totals after each closed interval and each settlement, the registered
-replicas, the requests that have begun, and every settlement until it is acknowledged. It is written before the caller
-gets its answer, but not forced to the disk: it survives the meter's death, and a power cut may cost the last seconds.
+One JSON object a line. It holds where the meter stands (see `metering.checkpoint`) after each closed interval and with
+each settlement, the registered replicas, the requests that have begun, every settlement until it is acknowledged, and
+the newest incidents. It is written before the caller gets its answer, but not forced to the disk: it survives the
+meter's death, and a power cut may cost the last seconds.
 When it has grown, it is replaced by a snapshot of what still matters. A last line cut short by a crash is dropped.
 """
 
@@ -11,16 +12,20 @@ import binascii
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from metering.book import BookTotals
+from metering.checkpoint import Checkpoint
 from metering.errors import JournalUnusable, JournalUnwritable, SettlementMalformed
+from metering.meter_report import Incident
 from metering.settlement import Settlement
 
-_VERSION = 1
+_VERSION = 2
+_READABLE_VERSIONS = (1, 2)
+_MOST_INCIDENTS = 32
 _COMPACT_AFTER_BYTES = 4 * 1024 * 1024
 
 
@@ -50,10 +55,11 @@ class BegunRequest:
 class JournalState:
     """What the journal's records add up to."""
 
-    totals: BookTotals = field(default_factory=BookTotals)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
     replicas: dict[str, RegisteredReplica] = field(default_factory=dict)
     begun: dict[str, BegunRequest] = field(default_factory=dict)
     settled: dict[str, Settlement] = field(default_factory=dict)
+    incidents: deque[Incident] = field(default_factory=lambda: deque(maxlen=_MOST_INCIDENTS))
 
     def apply(self, record: Mapping[str, Any]) -> None:
         """Take in one record.
@@ -63,40 +69,76 @@ class JournalState:
         """
         match record["kind"]:
             case "version":
-                if record["version"] != _VERSION:
+                if record["version"] not in _READABLE_VERSIONS:
                     raise ValueError(f"journal version {record['version']!r} isn't {_VERSION}")
             case "totals":
-                self.totals = BookTotals(**record["totals"])
-            case "registered":
-                entry = RegisteredReplica(**{**record["entry"], "device_ids": tuple(record["entry"]["device_ids"])})
-                self.replicas[entry.replica] = entry
-            case "left":
-                self.replicas.pop(record["replica"], None)
+                self.checkpoint = Checkpoint.from_document(record)
+            case "incident":
+                self.incidents.append(Incident(at_unix_ns=record["at_unix_ns"], what=record["what"]))
+            case "registered" | "left":
+                self._apply_to_replicas(record)
+            case _:
+                self._apply_to_requests(record)
+
+    def registered(self, replica: RegisteredReplica) -> None:
+        """A replica is metered."""
+        self.replicas[replica.replica] = replica
+
+    def left(self, replica: str) -> None:
+        """It isn't any more."""
+        self.replicas.pop(replica, None)
+
+    def began(self, request: BegunRequest) -> None:
+        """A request has begun, in place of an attempt that failed."""
+        self.begun[request.request_id] = request
+        self.settled.pop(request.request_id, None)
+
+    def settle(self, settlements: Iterable[Settlement]) -> None:
+        """These requests have ended."""
+        for settlement in settlements:
+            self.begun.pop(settlement.request_id, None)
+            self.settled[settlement.request_id] = settlement
+
+    def acknowledged(self, request_id: str) -> None:
+        """The ledger has the request's settlement."""
+        self.begun.pop(request_id, None)
+        self.settled.pop(request_id, None)
+
+    def _apply_to_replicas(self, record: Mapping[str, Any]) -> None:
+        if record["kind"] == "left":
+            self.left(record["replica"])
+            return
+        entry = record["entry"]
+        self.registered(RegisteredReplica(**{**entry, "device_ids": tuple(entry["device_ids"])}))
+
+    def _apply_to_requests(self, record: Mapping[str, Any]) -> None:
+        match record["kind"]:
             case "begun":
-                begun = BegunRequest(**{**record["entry"], "context": base64.b64decode(record["entry"]["context"])})
-                self.begun[begun.request_id] = begun
-                self.settled.pop(begun.request_id, None)
+                entry = record["entry"]
+                self.began(BegunRequest(**{**entry, "context": base64.b64decode(entry["context"])}))
             case "settled":
-                settlement = Settlement.from_json(record["settlement"].encode())
-                self.totals = BookTotals(**record["totals"])
-                self.begun.pop(settlement.request_id, None)
-                self.settled[settlement.request_id] = settlement
+                # The first version recorded one at a time.
+                texts = record.get("settlements") or [record["settlement"]]
+                self.settle(Settlement.from_json(text.encode()) for text in texts)
+                if "totals" in record:
+                    self.checkpoint = Checkpoint.from_document(record)
             case "acknowledged":
-                self.begun.pop(record["request_id"], None)
-                self.settled.pop(record["request_id"], None)
+                self.acknowledged(record["request_id"])
             case other:
                 raise ValueError(f"unknown record {other!r}")
 
     def records(self) -> Iterator[Mapping[str, Any]]:
         """The shortest journal that adds up to this state."""
         yield {"kind": "version", "version": _VERSION}
-        yield _totals_record(self.totals)
+        yield _checkpoint_record(self.checkpoint)
+        for incident in self.incidents:
+            yield _incident_record(incident)
         for replica in self.replicas.values():
             yield {"kind": "registered", "entry": asdict(replica)}
         for begun in self.begun.values():
             yield _begun_record(begun)
         for settlement in self.settled.values():
-            yield _settled_record(settlement, self.totals)
+            yield _settled_record((settlement,))
 
 
 class Journal:
@@ -132,34 +174,45 @@ class Journal:
         """What was recovered, kept up to date; the journal's own, not to be changed."""
         return self._state
 
-    def totals(self, totals: BookTotals) -> None:
-        """Record the accounts after a closed interval.
+    def checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Record where the meter stands after a closed interval.
 
         Raises:
             JournalUnwritable: see there; the same holds for all records.
         """
-        if totals != self._state.totals:
-            self._append(_totals_record(totals))
+        self._append(_checkpoint_record(checkpoint))
+        self._state.checkpoint = checkpoint
 
     def registered(self, replica: RegisteredReplica) -> None:
         """Record that a replica is metered."""
         self._append({"kind": "registered", "entry": asdict(replica)})
+        self._state.registered(replica)
 
     def left(self, replica: str) -> None:
         """Record that a replica is gone."""
         self._append({"kind": "left", "replica": replica})
+        self._state.left(replica)
 
     def begun(self, request: BegunRequest) -> None:
         """Record that a request has begun, in place of an earlier failed attempt at it."""
         self._append(_begun_record(request))
+        self._state.began(request)
 
-    def settled(self, settlement: Settlement, totals: BookTotals) -> None:
-        """Record a settlement and the accounts that it is part of; it is kept until it is acknowledged."""
-        self._append(_settled_record(settlement, totals))
+    def settled(self, settlements: Sequence[Settlement], checkpoint: Checkpoint) -> None:
+        """Record settlements and where the meter stands with them, all or nothing; they are kept until acknowledged."""
+        self._append({**_settled_record(settlements), **checkpoint.to_document()})
+        self._state.settle(settlements)
+        self._state.checkpoint = checkpoint
 
     def acknowledged(self, request_id: str) -> None:
         """Record that the ledger has the settlement: it needn't be kept."""
         self._append({"kind": "acknowledged", "request_id": request_id})
+        self._state.acknowledged(request_id)
+
+    def incident(self, incident: Incident) -> None:
+        """Record what went wrong; the newest are kept."""
+        self._append(_incident_record(incident))
+        self._state.incidents.append(incident)
 
     def close(self) -> None:
         """Let go of the journal."""
@@ -180,9 +233,13 @@ class Journal:
         try:
             self._state.apply(json.loads(line))
         except (ValueError, KeyError, TypeError, binascii.Error, SettlementMalformed) as wrong:
-            raise JournalUnusable(f"{self._file}, line {number}: {wrong}; move the file away to start anew") from wrong
+            # A new chain of statements under the old key would be refused by whoever knows the old chain.
+            anew = f"to start anew, move {self._file.parent} away with the meter's key, and enrol the new key"
+            raise JournalUnusable(f"{self._file}, line {number}: {wrong}; {anew}") from wrong
 
     def _append(self, record: Mapping[str, Any]) -> None:
+        if self._size > self._compact_at:
+            self._compact_or_go_on()
         line = _line(record)
         try:
             _write_all(self._descriptor, line)
@@ -191,9 +248,6 @@ class Journal:
             os.ftruncate(self._descriptor, self._size)
             raise JournalUnwritable(f"cannot write {self._file}: {wrong}") from wrong
         self._size += len(line)
-        self._state.apply(record)
-        if self._size > self._compact_at:
-            self._compact_or_go_on()
 
     def _compact_or_go_on(self) -> None:
         try:
@@ -221,13 +275,12 @@ class Journal:
         self._compact_at = 2 * len(snapshot) + self._compact_after_bytes
 
 
-def _totals_record(totals: BookTotals) -> Mapping[str, Any]:
-    return {"kind": "totals", "totals": _accounts(totals)}
+def _checkpoint_record(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    return {"kind": "totals", **checkpoint.to_document()}
 
 
-def _accounts(totals: BookTotals) -> Mapping[str, int]:
-    # Not `asdict`: this is written ten times a second.
-    return {name: getattr(totals, name) for name in BookTotals.__slots__}
+def _incident_record(incident: Incident) -> Mapping[str, Any]:
+    return {"kind": "incident", "at_unix_ns": incident.at_unix_ns, "what": incident.what}
 
 
 def _begun_record(request: BegunRequest) -> Mapping[str, Any]:
@@ -236,12 +289,8 @@ def _begun_record(request: BegunRequest) -> Mapping[str, Any]:
     return {"kind": "begun", "entry": entry}
 
 
-def _settled_record(settlement: Settlement, totals: BookTotals) -> Mapping[str, Any]:
-    return {
-        "kind": "settled",
-        "settlement": settlement.to_json().decode("ascii"),
-        "totals": _accounts(totals),
-    }
+def _settled_record(settlements: Sequence[Settlement]) -> Mapping[str, Any]:
+    return {"kind": "settled", "settlements": [settlement.to_json().decode("ascii") for settlement in settlements]}
 
 
 def _line(record: Mapping[str, Any]) -> bytes:

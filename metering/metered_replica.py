@@ -1,14 +1,15 @@
 """A registered replica: its steps, its residents, and the counters that its work shows on."""
 
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from metering.attribution import ReplicaLoad, Resident
-from metering.calibration import Weights
+from metering.attribution import GRAINS_PER_MICROJOULE, ReplicaLoad, Resident
+from metering.calibration import ReplicaWork, Weights
 from metering.counter_group import CounterGroup
 from metering.counters.counter import CounterFacts
 from metering.engine_steps import RequestWork, StepBegan, StepEnded
+from metering.figures import Stay
+from metering.meter_report import ReplicaReport
 from metering.replica_steps import ReplicaSteps
 from metering.request_account import Crowd, RequestAccount
 
@@ -30,16 +31,20 @@ class MeteredReplica:
         self,
         registration: ReplicaRegistration,
         *,
-        host: CounterGroup,
-        devices: Iterable[CounterGroup],
         weights: Weights,
         unavailable: str | None,
     ) -> None:
-        """``unavailable`` is the reason when a counter that its energy needs doesn't exist."""
+        """``unavailable`` is the reason when a counter that its energy needs doesn't exist.
+
+        ``groups`` are the counters that its work shows on, devices first; whoever groups them sets it. ``shared`` is
+        why its devices aren't its alone right now.
+        """
         self.registration = registration
         self.weights = weights
         self.unavailable = unavailable
-        self.groups: tuple[CounterGroup, ...] = (*devices, host)
+        self.groups: tuple[CounterGroup, ...] = ()
+        self.shared: str | None = None
+        self._drawn_grains = 0
         self._gone_ns: int | None = None
         self._steps = ReplicaSteps()
         self._crowd = Crowd()
@@ -56,6 +61,28 @@ class MeteredReplica:
         """Power of all its devices and the host together, as far as it is known."""
         known = [group.power_milliwatts for group in self.groups if group.power_milliwatts is not None]
         return sum(known) if known else None
+
+    @property
+    def work(self) -> ReplicaWork:
+        """What it has computed and drawn since it was registered with this meter."""
+        return replace(self._steps.computed, active_microjoules=self._drawn_grains // GRAINS_PER_MICROJOULE)
+
+    def drew(self, grains: int) -> None:
+        """Its steps were given this much of a closed interval."""
+        self._drawn_grains += grains
+
+    def report(self) -> ReplicaReport:
+        """What is shown of it."""
+        return ReplicaReport(
+            replica=self.registration.replica,
+            model=self.registration.model,
+            device_ids=self.registration.device_ids,
+            is_calibrated=self.weights.allocation_percent is not None,
+            unavailable=self.unavailable,
+            shared=self.shared,
+            resident_requests=sum(resident.until_ns is None for resident in self._residents.values()),
+            work=self.work,
+        )
 
     def began(self, event: StepBegan) -> tuple[RequestWork, ...]:
         """Take in a step; its work for requests that weren't resident yet."""
@@ -94,6 +121,21 @@ class MeteredReplica:
         )
         self._leaving.append(account.request_id)
         return self._crowd.leave(account.came, now_ns)
+
+    def end_stay(self, account: RequestAccount, now_ns: int) -> Stay:
+        """The request is settled: how its time here was."""
+        mean_batch = self.leave(account, now_ns)
+        if account.resident_from_ns is None:
+            return Stay.never(steps_lost=account.steps_lost)
+        if account.peak_milliwatts is None:
+            account.saw_power(self.power_milliwatts)
+        return Stay(
+            resident_ns=now_ns - account.resident_from_ns,
+            mean_batch_thousandths=mean_batch,
+            peak_milliwatts=account.peak_milliwatts,
+            steps_lost=account.steps_lost,
+            shared=account.shared or self.shared is not None,
+        )
 
     def load(self, begin_ns: int, end_ns: int) -> ReplicaLoad:
         """What ran and who was resident in a window."""

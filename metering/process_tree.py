@@ -98,6 +98,10 @@ class ProcessTrees:
         """Trees that lost a root process, as far as `sample` has seen."""
         return frozenset(self._dead)
 
+    def pids(self, tree: str) -> frozenset[int]:
+        """The tree's processes, as of the last look at them."""
+        return frozenset(pid for pid, process in self._members.items() if process.tree == tree)
+
     def started_ticks(self, pid: int) -> int | None:
         """When the process started, in ticks since boot: with the pid, this names a process for good."""
         process = _read_process(self._proc_root, pid)

@@ -49,7 +49,7 @@ class RequestAccount:
     """One attempt at a request. ``serial`` rises with age; ``resident_from_ns`` is its first step, if it had one.
 
     ``spoiled`` is the reason why its energy isn't known whole, if it isn't; ``steps_lost`` says whether reports of
-    its replica were dropped.
+    its replica were dropped, and ``shared`` whether its devices were ever another's too.
     """
 
     serial: int
@@ -66,6 +66,7 @@ class RequestAccount:
     peak_milliwatts: int | None = None
     spoiled: str | None = None
     steps_lost: bool = False
+    shared: bool = False
 
     def saw_first_step(self, work: RequestWork, at_monotonic_ns: int) -> int:
         """Take in the step that first lists the request; from when on it is resident.

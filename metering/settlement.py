@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal, cast, get_args
 
 from metering.errors import SettlementMalformed
+from metering.statements import SignedStatement
 
 Confidence = Literal["measured-direct", "measured-apportioned", "estimated", "derived", "unavailable"]
 Outcome = Literal["finished", "aborted", "failed"]
@@ -78,7 +79,8 @@ class Settlement:
     """A closed account: final when the response ends, kept until the ledger acknowledges it.
 
     ``context`` is whatever the caller gave at ``begin``, opaque here, and never a prompt.
-    ``duration_ns`` comes from the monotonic clock, ``start_unix_ns`` from the wall.
+    ``duration_ns`` comes from the monotonic clock, ``start_unix_ns`` from the wall. ``statement`` is the meter's own
+    word for the figure, ``None`` from meters that didn't sign yet.
     """
 
     request_id: str
@@ -90,6 +92,7 @@ class Settlement:
     tokens: TokenCounts
     silicon: MeteredSilicon
     context: bytes
+    statement: SignedStatement | None = None
 
     def to_json(self) -> bytes:
         """One line of JSON without a newline; `from_json` gives an equal settlement back."""
@@ -115,6 +118,8 @@ class Settlement:
             document["tokens"] = TokenCounts(**document["tokens"])
             document["silicon"] = MeteredSilicon(**silicon)
             document["context"] = base64.b64decode(document["context"], validate=True)
+            statement = document.get("statement")
+            document["statement"] = None if statement is None else SignedStatement(**statement)
             settlement = cls(**document)
         except (ValueError, KeyError, TypeError, binascii.Error) as wrong:
             raise SettlementMalformed(f"not a settlement: {wrong}") from wrong

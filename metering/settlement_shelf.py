@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from metering.book import BookTotals
+from metering.checkpoint import Checkpoint
 from metering.journal import Journal
 from metering.settlement import Settlement
 
@@ -27,7 +27,7 @@ class SettlementShelf:
             settlement.request_id: _Kept(settlement=settlement, settled_ns=None)
             for settlement in journal.state.settled.values()
         }
-        self._unwritten: list[Settlement] = []
+        self._unwritten: dict[str, Settlement] = {}
         self._acknowledged: dict[str, Settlement] = {}
 
     @property
@@ -43,45 +43,47 @@ class SettlementShelf:
     def put(self, settlement: Settlement, settled_ns: int) -> None:
         """Keep a new settlement; `write` records it."""
         self._waiting[settlement.request_id] = _Kept(settlement=settlement, settled_ns=settled_ns)
-        self._unwritten.append(settlement)
+        self._unwritten[settlement.request_id] = settlement
 
-    def write(self, totals: BookTotals) -> None:
-        """Record what hasn't been, with the book's totals: a restart finds both or neither.
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Record what hasn't been, with where the meter stands: a restart finds all of it or nothing.
 
         Raises:
             JournalUnwritable: it is kept, and will be tried again.
         """
-        while self._unwritten:
-            self._journal.settled(self._unwritten[0], totals)
-            del self._unwritten[0]
+        if self._unwritten:
+            self._journal.settled(tuple(self._unwritten.values()), checkpoint)
+            self._unwritten = {}
 
     def discard(self, request_id: str) -> None:
         """Forget a failed attempt's settlement: the request begins again."""
         self._waiting.pop(request_id, None)
         self._acknowledged.pop(request_id, None)
-        self._forget_unwritten(request_id)
+        self._unwritten.pop(request_id, None)
 
     def unacknowledged(self, settled_until_ns: int) -> Iterable[Settlement]:
-        """What was made until then and isn't acknowledged, oldest first."""
+        """What was made and recorded until then and isn't acknowledged, oldest first.
+
+        What isn't recorded isn't given away: a restart would make it anew, with other content.
+        """
         for kept in self._waiting.values():
+            if kept.settlement.request_id in self._unwritten:
+                continue
             if kept.settled_ns is None or kept.settled_ns <= settled_until_ns:
                 yield kept.settlement
 
-    def acknowledge(self, request_id: str) -> None:
-        """The ledger has it; doing so twice, or for what isn't kept, changes nothing.
+    def acknowledge(self, request_id: str) -> bool:
+        """The ledger has it; whether that is new. For what isn't kept, it changes nothing.
 
         Raises:
             JournalUnwritable: it couldn't be recorded, and may be delivered again.
         """
         kept = self._waiting.get(request_id)
         if kept is None:
-            return
+            return False
         self._journal.acknowledged(request_id)
-        self._forget_unwritten(request_id)
         del self._waiting[request_id]
         self._acknowledged[request_id] = kept.settlement
         if len(self._acknowledged) > _MOST_REMEMBERED:
             del self._acknowledged[next(iter(self._acknowledged))]
-
-    def _forget_unwritten(self, request_id: str) -> None:
-        self._unwritten = [settlement for settlement in self._unwritten if settlement.request_id != request_id]
+        return True

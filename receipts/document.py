@@ -21,7 +21,7 @@ _MAX_INTEGER: Final = 2**63 - 1
 # its own. 2^33 J are 2.4 MWh; no request comes near.
 _MAX_JOULES: Final = 2**33
 _NO_CONTROLS: Final = r"^[^\x00-\x1f\x7f]+$"
-_METHODS: Final = "nvml-total-energy|nvml-power-integrated|rapl|ioreport|util-tdp"
+_METHODS: Final = "nvml-total-energy|nvml-power-integrated|rapl|ioreport|util-tdp|replay"
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=_NO_CONTROLS)]
 ReceiptId = Annotated[str, StringConstraints(pattern=r"^rcpt_[0-9a-f]{32}$")]

@@ -7,7 +7,7 @@ from pathlib import Path
 from receipts.durable_file import replace_file
 from receipts.frost.ciphersuite import RandomBytes
 from receipts.group_record import GroupRecord
-from receipts.signer_messages import CeremonyPlan, SealedShare, SignedStatement, SignerIdentity, SignerStatus
+from receipts.signer_messages import CeremonyPlan, SealedShare, SignedGroupStatement, SignerIdentity, SignerStatus
 from receipts.signer_ports import KeyGenerationPort
 from receipts.signing_errors import SigningError
 
@@ -62,7 +62,7 @@ def _addressed_to(recipient: int, sealed: Iterable[tuple[SealedShare, ...]]) -> 
     return tuple(share for shares in sealed for share in shares if share.recipient == recipient)
 
 
-def _agreed(signed: Iterable[SignedStatement]) -> GroupRecord:
+def _agreed(signed: Iterable[SignedGroupStatement]) -> GroupRecord:
     statements = list(signed)
     # A signer that arrived at another statement has signed that one: verifying names it.
     record = GroupRecord(

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, func, insert, select, update
 
 from metering.settlement import Settlement
+from metering.statements import SignedStatement
 from receipts.document import AccountName, signed_bytes
 from receipts.draft import RequestContext, draft_receipt
 from receipts.errors import InvalidDocument, LedgerError, SettlementRefused
@@ -46,6 +47,8 @@ _STORED: Final = (
     receipts.c.seq,
     receipts.c.signed_bytes,
     receipts.c.signature,
+    receipts.c.statement,
+    receipts.c.statement_signature,
 )
 
 
@@ -80,12 +83,14 @@ class Ledger:
     ) -> Self:
         """Open the ledger at an SQLAlchemy URL as its only writer; an empty database becomes a ledger.
 
+        One that an earlier version has written is brought up to date first, all or nothing.
+
         ``key_id`` names the group key that new receipts are to be signed with.
 
         Raises:
             LedgerInUse: another process has this SQLite file open as its writer.
         """
-        database = LedgerDatabase.open(url, wall_clock_ns)
+        database = LedgerDatabase.open(url)
         return cls(database, wall_clock_ns=wall_clock_ns, random_bytes=random_bytes, key_id=key_id)
 
     def close(self) -> None:
@@ -285,12 +290,14 @@ class _Commit:
         )
         signed = signed_bytes(receipt)
         digest = hashlib.sha256(signed).digest()
+        statement = settlement.statement
         stored = StoredReceipt(
             receipt_id=context.receipt_id,
             account=context.account,
             seq=head.seq + 1,
             signed_bytes=signed,
             signature=None,
+            statement=statement,
         )
         self._stored[stored.receipt_id] = stored
         self._heads[stored.account] = _Head(seq=stored.seq, sha256=digest)
@@ -303,6 +310,8 @@ class _Commit:
                 "signed_bytes": signed,
                 "signed_sha256": digest,
                 "created_unix_ns": self._now_ns,
+                "statement": statement and statement.statement,
+                "statement_signature": statement and statement.signature,
             }
         )
         customer = _customer(stored.account)
@@ -402,10 +411,14 @@ def _settlement_hash(settlement: Settlement) -> bytes:
 
 
 def _stored(row: "Row[*tuple[Any, ...]]") -> StoredReceipt:
+    statement = None
+    if row.statement is not None:
+        statement = SignedStatement(statement=row.statement, signature=row.statement_signature)
     return StoredReceipt(
         receipt_id=row.receipt_id,
         account=row.account,
         seq=row.seq,
         signed_bytes=row.signed_bytes,
         signature=row.signature,
+        statement=statement,
     )

@@ -2,21 +2,23 @@
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, insert, inspect, select
+from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from receipts.errors import LedgerInUse, LedgerUnavailable, LedgerUnusable
-from receipts.ledger_schema import SCHEMA_VERSION, metadata, schema_version
+from receipts.ledger_schema import NEWEST_REVISION, ledger_revision, metadata
 
 # Another process may look at the file (a backup, a shell), which holds it for moments.
 _LOCK_WAIT_S: Final = 5.0
+# What a ledger had before revisions had names.
+_FIRST_VERSION_TABLE: Final = "schema_version"
 
 
 class LedgerDatabase:
@@ -28,13 +30,13 @@ class LedgerDatabase:
         self._lock = lock
 
     @classmethod
-    def open(cls, url: str, wall_clock_ns: Callable[[], int]) -> Self:
-        """Connect; an empty database gets the tables.
+    def open(cls, url: str) -> Self:
+        """Connect; an empty database gets the tables, one of an earlier schema is brought up to date.
 
         Raises:
             LedgerInUse: another process writes to this SQLite file.
             LedgerUnavailable: it cannot be reached or opened now.
-            LedgerUnusable: not a ledger, damaged, or of another version; or the URL is none.
+            LedgerUnusable: not a ledger, damaged, or of a later version; or the URL is none.
         """
         try:
             parsed = make_url(url)
@@ -46,7 +48,7 @@ class LedgerDatabase:
             with _translated():
                 database = cls(engine, engine.connect(), lock)
             with database.transaction() as connection:
-                _create_or_check(connection, wall_clock_ns)
+                _create_or_upgrade(connection)
         except BaseException:
             if lock is not None:
                 lock.release()
@@ -116,17 +118,23 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN")
 
 
-def _create_or_check(connection: Connection, wall_clock_ns: Callable[[], int]) -> None:
+def _create_or_upgrade(connection: Connection) -> None:
     tables = inspect(connection).get_table_names()
     if not tables:
         metadata.create_all(connection)
-        connection.execute(insert(schema_version).values(version=SCHEMA_VERSION, applied_unix_ns=wall_clock_ns()))
+        ledger_revision.create(connection)
+        connection.execute(insert(ledger_revision).values(version_num=NEWEST_REVISION))
         return
-    if schema_version.name not in tables:
+    revision = None
+    if ledger_revision.name in tables:
+        revision = connection.scalar(select(ledger_revision.c.version_num))
+    elif _FIRST_VERSION_TABLE not in tables:
         raise LedgerUnusable(f"the database has tables ({', '.join(sorted(tables)[:3])} …) but is not a ledger")
-    version = connection.scalar(select(func.max(schema_version.c.version)))
-    if version != SCHEMA_VERSION:
-        raise LedgerUnusable(f"the ledger has schema version {version}; this program knows version {SCHEMA_VERSION}")
+    if revision != NEWEST_REVISION:
+        # Imported for an old ledger only: it would double the time that opening one takes.
+        from receipts.ledger_migrations import upgrade
+
+        upgrade(connection, revision)
 
 
 class _WriterLock:

@@ -1,4 +1,4 @@
-"""The ledger's tables, version 1.
+"""The ledger's tables as they are now; `receipts.ledger_migrations` leads here from what they were.
 
 Integers only: microjoules and pico-USD. What was entered stays as it is: a correction is another transaction.
 On SQLite triggers hold to that, whoever opens the file.
@@ -23,7 +23,8 @@ from sqlalchemy import (
     event,
 )
 
-SCHEMA_VERSION: Final = 1
+FIRST_REVISION: Final = "0001"
+NEWEST_REVISION: Final = "0002"
 MICROJOULES: Final = "microjoules"
 USD_PICOS: Final = "usd_picos"
 
@@ -32,11 +33,11 @@ _RowNumber = BigInteger().with_variant(Integer(), "sqlite")
 
 metadata: Final = MetaData()
 
-schema_version: Final = Table(
-    "schema_version",
-    metadata,
-    Column("version", Integer, primary_key=True, autoincrement=False),
-    Column("applied_unix_ns", BigInteger, nullable=False),
+# Alembic's own table, one row: which revision the schema is.
+ledger_revision: Final = Table(
+    "alembic_version",
+    MetaData(),
+    Column("version_num", String(32), primary_key=True),
 )
 
 accounts: Final = Table(
@@ -56,7 +57,8 @@ api_keys: Final = Table(
     Column("revoked_unix_ns", BigInteger),
 )
 
-# ``position`` is the order of storing, over all accounts: the order in which receipts get signed.
+# ``position`` is the order of storing, over all accounts: the order in which receipts get signed. ``statement`` and
+# ``statement_signature`` are the meter's signed statement, for the signers: both null when the settlement came without.
 receipts: Final = Table(
     "receipts",
     metadata,
@@ -69,6 +71,8 @@ receipts: Final = Table(
     Column("signed_sha256", LargeBinary(32), nullable=False),
     Column("signature", LargeBinary(64)),
     Column("created_unix_ns", BigInteger, nullable=False),
+    Column("statement", Text),
+    Column("statement_signature", String(128)),
     UniqueConstraint("account", "seq"),
     UniqueConstraint("account", "request_id"),
     CheckConstraint("seq >= 1"),
@@ -111,11 +115,21 @@ def _forbid(table: Table, change: str, condition: str, reason: str) -> None:
     event.listen(table, "after_create", trigger.execute_if(dialect="sqlite"))
 
 
-for _table in (entries, failed_attempts, schema_version):
+for _table in (entries, failed_attempts):
     _forbid(_table, "UPDATE", "1", f"{_table.name} are append-only")
-for _table in (entries, failed_attempts, receipts, accounts, api_keys, schema_version):
+for _table in (entries, failed_attempts, receipts, accounts, api_keys):
     _forbid(_table, "DELETE", "1", f"{_table.name} are append-only")
-_UNCHANGING: Final = ("position", "receipt_id", "account", "request_id", "seq", "signed_bytes", "signed_sha256")
+_UNCHANGING: Final = (
+    "position",
+    "receipt_id",
+    "account",
+    "request_id",
+    "seq",
+    "signed_bytes",
+    "signed_sha256",
+    "statement",
+    "statement_signature",
+)
 _forbid(
     receipts,
     "UPDATE",

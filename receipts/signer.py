@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from metering.statements import SignedStatement
 from receipts.ed25519 import verify_signature
 from receipts.errors import ReceiptsError
 from receipts.frost import round_one, round_two
@@ -20,6 +21,7 @@ from receipts.frost.round_one import NonceCommitment, SigningNonces
 from receipts.frost.secrecy import Redacted
 from receipts.frost.signing_package import SigningPackage
 from receipts.group_record import GroupRecord, GroupStatement
+from receipts.meter_enrolment import EnrolledMeters, MeterEnrolment
 from receipts.signer_ceremony import Ceremony, SigningIdentity
 from receipts.signer_messages import (
     CeremonyPlan,
@@ -28,8 +30,8 @@ from receipts.signer_messages import (
     RoundOnePackage,
     SealedShare,
     ShareRefused,
+    SignedGroupStatement,
     SignedMessage,
-    SignedStatement,
     SignerIdentity,
     SignerStatus,
     SigningReply,
@@ -48,22 +50,33 @@ _MARKS_FILE = "marks.sqlite3"
 
 
 class ReceiptPolicy(Protocol):
-    """What a receipt must satisfy by itself before a signer looks at its place in the chain."""
+    """What a receipt must satisfy before a signer looks at its place in the chain.
+
+    Both methods raise ``PolicyViolation`` for the first rule that it breaks. Any other exception is a defect of
+    the policy, and the batch is not signed.
+    """
 
     def examine(self, message: bytes, *, key_id: str) -> ChainClaim:
-        """Check a receipt's signed bytes: canonical form, schema, arithmetic, key id, clock skew.
+        """Check a receipt's signed bytes by themselves: canonical form, schema, arithmetic, key id, clock skew.
 
         ``key_id`` names the group's key. Returns the place in the account's chain that the receipt claims.
-
-        Raises:
-            PolicyViolation: the first rule that it breaks. Any other exception is a defect of the policy,
-                and the batch is not signed.
         """
+        ...
+
+    def examine_stated(
+        self,
+        message: bytes,
+        evidence: SignedStatement | None,
+        *,
+        key_id: str,
+        meters: Mapping[bytes, MeterEnrolment],
+    ) -> ChainClaim:
+        """The same, and that the meter's statement bears the receipt out; ``meters`` are the enrolled ones by key."""
         ...
 
 
 class Signer(Redacted):
-    """A signer with its own folder: sealed identity, sealed key share, marks.
+    """A signer with its own folder: sealed identity, sealed key share, enrolled meters, marks.
 
     States: without a share, only a ceremony is possible; with a pending share (``conclude`` was done), only
     ``activate``; with an active one, commit and sign, and never a ceremony again: a key in use cannot be
@@ -98,6 +111,7 @@ class Signer(Redacted):
         self._enrolled = enrolled
         self._vault = Vault(folder=folder, identifier=identifier, share_secret=share_secret, random_bytes=random_bytes)
         self._identity = self._load_identity()
+        self._meters = EnrolledMeters(self._vault)
         self._ceremony: Ceremony | None = None
         self._nonces: dict[NonceCommitment, SigningNonces] = {}
         self._pending: tuple[KeyShare, GroupStatement] | None = None
@@ -138,7 +152,7 @@ class Signer(Redacted):
         """
         return self._running_ceremony().seal(packages)
 
-    def conclude(self, sealed: tuple[SealedShare, ...]) -> SignedStatement:
+    def conclude(self, sealed: tuple[SealedShare, ...]) -> SignedGroupStatement:
         """Open the shares sealed for this signer, keep the key share as pending, sign the outcome.
 
         The share is on the disk before the signature is out: once all have signed, no crash loses the key.
@@ -177,6 +191,16 @@ class Signer(Redacted):
         self._write_share(share, statement, signatures=record.signatures)
         self._use(share, record)
 
+    def enrol_meter(self, enrolment: MeterEnrolment) -> None:
+        """Believe this meter's statements from now on; doing it again is fine.
+
+        Whoever may call a signer may enrol a meter: it is told by those who run the mesh, like the roster.
+
+        Raises:
+            SigningError: the enrolment is malformed, or could not be written.
+        """
+        self._meters.enrol(enrolment)
+
     def commit(self, count: int) -> CommitmentBatch:
         """Make nonces for ``count`` signatures, in memory only, and publish the commitments.
 
@@ -197,8 +221,9 @@ class Signer(Redacted):
     def sign(self, request: SigningRequest) -> SigningReply:
         """Give a signature share for each message that passes; say why for each that does not.
 
-        In this order: every package's nonces are consumed; every message is examined by the policy; the
-        accounts' chains are judged and the marks written to disk, in one transaction; then shares are made.
+        In this order: every package's nonces are consumed; every message is examined by the policy, with the
+        meter's statement; the accounts' chains are judged and the marks written to disk, in one transaction, each
+        with the statement that it rests on; then shares are made.
 
         A signer that was down is behind on some accounts. It does not take the coordinator's word for what
         it missed: it answers ``BEHIND`` and moves its mark only to a receipt that carries the group's
@@ -206,15 +231,20 @@ class Signer(Redacted):
         lies between: the quorum that signed that receipt has checked it.
 
         Raises:
-            SigningError: no active share, more than 1024 messages, or the marks could not be written; no
-                share was released then.
+            SigningError: no active share, more than 1024 messages, not one piece of evidence (or None) for each,
+                or the marks could not be written; no share was released then.
         """
         share, record = self._ready()
         marks = self._marks
         if marks is None or max(len(request.packages), len(request.heads)) > MAX_BATCH:
             raise SigningError(f"a signer takes at most {MAX_BATCH} messages at a time")
+        if len(request.evidence) != len(request.packages):
+            raise SigningError("a signer takes one piece of evidence, or None, for each message")
         nonces = [self._consume_nonces(package) for package in request.packages]
-        examined = [self._examine(package.message, record.key_id) for package in request.packages]
+        examined = [
+            self._examine(package.message, evidence, record.key_id)
+            for package, evidence in zip(request.packages, request.evidence, strict=True)
+        ]
         heads = [claim for head in request.heads if (claim := self._proved(head, record)) is not None]
         claims = [each if isinstance(each, ChainClaim) else None for each in examined]
         judged = marks.admit(claims, heads=heads)
@@ -248,20 +278,24 @@ class Signer(Redacted):
         own = package.commitment_of(self._identifier)
         return None if own is None else self._nonces.pop(own, None)
 
-    def _examine(self, message: bytes, key_id: str) -> ChainClaim | ShareRefused:
+    def _examine(self, message: bytes, evidence: SignedStatement | None, key_id: str) -> ChainClaim | ShareRefused:
         try:
-            claim = self._policy.examine(message, key_id=key_id)
+            claim = self._policy.examine_stated(message, evidence, key_id=key_id, meters=self._meters.by_key)
         except PolicyViolation as error:
             return ShareRefused(reason=Refusal.POLICY, detail=str(error))
-        if not 0 <= claim.seq <= _MAX_SEQ or claim.sha256 != hashlib.sha256(message).digest():
+        if not _is_possible(claim, message):
             return ShareRefused(reason=Refusal.POLICY, detail="the place it claims is impossible")
         return claim
 
     def _proved(self, head: SignedMessage, record: GroupRecord) -> ChainClaim | None:
+        """The place of a receipt that a quorum has vouched for: its statement was theirs to examine."""
         if not verify_signature(record.public_key, head.message, head.signature):
             return None
-        examined = self._examine(head.message, record.key_id)
-        return examined if isinstance(examined, ChainClaim) else None
+        try:
+            claim = self._policy.examine(head.message, key_id=record.key_id)
+        except PolicyViolation:
+            return None
+        return claim if _is_possible(claim, head.message) else None
 
     def _load_identity(self) -> SigningIdentity:
         seed = self._vault.read(_IDENTITY_FILE)
@@ -317,6 +351,10 @@ class Signer(Redacted):
             secret=secret,
             public_key=decode_element(statement.public_key),
         )
+
+
+def _is_possible(claim: ChainClaim, message: bytes) -> bool:
+    return 0 <= claim.seq <= _MAX_SEQ and claim.sha256 == hashlib.sha256(message).digest()
 
 
 def _share(package: SigningPackage, nonces: SigningNonces | None, share: KeyShare) -> bytes | ShareRefused:

@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from receipts.errors import ReceiptsError
 from receipts.frost.secrecy import Redacted
 from receipts.group_record import GroupRecord
+from receipts.meter_enrolment import MeterEnrolment
 from receipts.share_secret import ShareSecretSource
 from receipts.signer import ReceiptPolicy, Signer
 from receipts.signer_messages import (
@@ -26,7 +27,7 @@ from receipts.signer_messages import (
     CommitmentBatch,
     RoundOnePackage,
     SealedShare,
-    SignedStatement,
+    SignedGroupStatement,
     SignerStatus,
     SigningReply,
     SigningRequest,
@@ -76,7 +77,7 @@ class SignerActor(Redacted):
         """As ``Signer.exchange``."""
         return self._signer.exchange(packages)
 
-    def conclude(self, sealed: tuple[SealedShare, ...]) -> SignedStatement:
+    def conclude(self, sealed: tuple[SealedShare, ...]) -> SignedGroupStatement:
         """As ``Signer.conclude``."""
         return self._signer.conclude(sealed)
 
@@ -91,6 +92,10 @@ class SignerActor(Redacted):
     def sign(self, request: SigningRequest) -> SigningReply:
         """As ``Signer.sign``."""
         return self._signer.sign(request)
+
+    def enrol_meter(self, enrolment: MeterEnrolment) -> None:
+        """As ``Signer.enrol_meter``."""
+        self._signer.enrol_meter(enrolment)
 
     @property
     def _signer(self) -> Signer:
@@ -146,9 +151,9 @@ class RaySigner:
         """As ``Signer.exchange``."""
         return cast("tuple[SealedShare, ...]", await self._call("exchange", packages))
 
-    async def conclude(self, sealed: tuple[SealedShare, ...]) -> SignedStatement:
+    async def conclude(self, sealed: tuple[SealedShare, ...]) -> SignedGroupStatement:
         """As ``Signer.conclude``."""
-        return cast("SignedStatement", await self._call("conclude", sealed))
+        return cast("SignedGroupStatement", await self._call("conclude", sealed))
 
     async def activate(self, record: GroupRecord) -> None:
         """As ``Signer.activate``."""
@@ -161,6 +166,10 @@ class RaySigner:
     async def sign(self, request: SigningRequest) -> SigningReply:
         """As ``Signer.sign``."""
         return cast("SigningReply", await self._call("sign", request))
+
+    async def enrol_meter(self, enrolment: MeterEnrolment) -> None:
+        """As ``Signer.enrol_meter``."""
+        await self._call("enrol_meter", enrolment)
 
     async def _call(self, method: str, *arguments: object) -> object:
         if self.handle is None:

@@ -26,7 +26,7 @@ from receipts.signer_messages import (
     CeremonyPlan,
     RoundOnePackage,
     SealedShare,
-    SignedStatement,
+    SignedGroupStatement,
     SignerIdentity,
 )
 from receipts.signing_errors import SigningError
@@ -127,7 +127,7 @@ class Ceremony(Redacted):
         self._published = packages
         return tuple(self._seal_for(each) for each in packages if each.identifier != self._identifier)
 
-    def conclude(self, sealed: tuple[SealedShare, ...]) -> tuple[keygen.KeyShare, SignedStatement]:
+    def conclude(self, sealed: tuple[SealedShare, ...]) -> tuple[keygen.KeyShare, SignedGroupStatement]:
         """Round three: open the shares and compute the key share; the ceremony's secrets end here.
 
         Raises:
@@ -149,7 +149,7 @@ class Ceremony(Redacted):
         key_share = keygen.combine(self._identifier, self._plan.threshold, received, group)
         statement = self._statement(packages, group)
         signature = self._identity.sign(statement.signed_bytes())
-        signed = SignedStatement(identifier=self._identifier, statement=statement, signature=signature)
+        signed = SignedGroupStatement(identifier=self._identifier, statement=statement, signature=signature)
         return key_share, signed
 
     def _statement(self, packages: tuple[RoundOnePackage, ...], group: keygen.GroupKey) -> GroupStatement:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
+from metering.statements import SignedStatement
 from receipts.errors import ReceiptsError
 from receipts.frost.aggregate import aggregate
 from receipts.frost.ciphersuite import RandomBytes
@@ -17,6 +18,7 @@ from receipts.frost.round_one import NonceCommitment
 from receipts.frost.signing_package import SigningPackage, bind
 from receipts.group_record import GroupRecord
 from receipts.key_generation import load_or_generate
+from receipts.meter_enrolment import MeterEnrolment
 from receipts.signer import MAX_BATCH
 from receipts.signer_messages import (
     HeadWanted,
@@ -27,7 +29,7 @@ from receipts.signer_messages import (
     SigningReply,
     SigningRequest,
 )
-from receipts.signer_ports import SignerPort
+from receipts.signer_ports import SignerPort, SigningPort
 from receipts.signing_errors import QuorumUnavailable, ShareUnusable, SigningError
 
 DEFAULT_THRESHOLD = 3
@@ -50,6 +52,30 @@ class HeadSource(Protocol):
         ...
 
 
+async def enrol_meter(
+    signers: Mapping[int, SigningPort], enrolment: MeterEnrolment, *, needed: int = DEFAULT_THRESHOLD
+) -> None:
+    """Have the signers believe this meter's statements, from now on and after their restarts; again is fine.
+
+    A signer that cannot be told now is named in the log; it refuses that meter's receipts until it is told.
+
+    Raises:
+        QuorumUnavailable: fewer than ``needed`` signers know the meter; receipts would wait.
+    """
+    attempts = await asyncio.gather(*(each.enrol_meter(enrolment) for each in signers.values()), return_exceptions=True)
+    failures: dict[int, str] = {}
+    for identifier, failure in zip(signers, attempts, strict=True):
+        if isinstance(failure, ReceiptsError):
+            failures[identifier] = str(failure)
+            _log.warning("signer %d does not know the meter of %s: %s", identifier, enrolment.node, failure)
+        elif failure is not None:
+            raise failure
+    if len(signers) - len(failures) < needed:
+        raise QuorumUnavailable(
+            f"the meter of {enrolment.node} is not enrolled with {needed} signers: {_listed(failures)}"
+        )
+
+
 @dataclass(slots=True)
 class _Member:
     """The coordinator's view of one signer."""
@@ -70,9 +96,10 @@ class _Member:
 
 @dataclass(slots=True)
 class _Work:
-    """One message on its way to a signature."""
+    """One message on its way to a signature, and the meter's statement that it rests on."""
 
     message: bytes
+    evidence: SignedStatement | None
     signature: bytes | None = None
     refused: SigningRefused | None = None
     refusals: dict[int, str] = field(default_factory=dict)
@@ -170,8 +197,10 @@ class SignerGroup:
         """Signers caught breaking the protocol, with what they did; out until the coordinator restarts."""
         return {each.identifier: each.excluded for each in self._members if each.excluded is not None}
 
-    async def sign(self, messages: Sequence[bytes]) -> list[bytes | SigningRefused]:
+    async def sign(self, messages: Sequence[tuple[bytes, SignedStatement | None]]) -> list[bytes | SigningRefused]:
         """Sign receipts' signed bytes, those of one account in the order of its chain.
+
+        With each goes its meter's statement; without one (None) the signers refuse it.
 
         Gives, in the order of ``messages``, the group's verified signature (64 bytes), or why there is none
         now; such a message may be offered again, and blocks the later ones of its account. Offering a signed
@@ -181,7 +210,7 @@ class SignerGroup:
             QuorumUnavailable: too few signers answer, and nothing was signed; offer the messages again later.
         """
         async with self._one_call_at_a_time:
-            work = [_Work(message) for message in messages]
+            work = [_Work(message, evidence) for message, evidence in messages]
             call = _Call()
             try:
                 for start in range(0, len(work), self._max_batch):
@@ -240,7 +269,8 @@ class SignerGroup:
         if not all(await asyncio.gather(*prepared)):
             return
         packages = tuple(_package(each.message, quorum) for each in batch)
-        request = SigningRequest(packages=packages, heads=tuple(call.heads.values()))
+        evidence = tuple(each.evidence for each in batch)
+        request = SigningRequest(packages=packages, evidence=evidence, heads=tuple(call.heads.values()))
         asked = await asyncio.gather(*(self._ask(each, each.port.sign(request), call) for each in quorum))
         replies = {
             member.identifier: reply.outcomes

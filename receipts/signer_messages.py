@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from metering.statements import SignedStatement
 from receipts.frost.round_one import NonceCommitment
 from receipts.frost.signing_package import SigningPackage
 from receipts.group_record import GroupRecord, GroupStatement
@@ -57,7 +58,7 @@ class SealedShare:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SignedStatement:
+class SignedGroupStatement:
     """The group as one signer computed it, with that signer's signature."""
 
     identifier: int
@@ -83,9 +84,13 @@ class SignedMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SigningRequest:
-    """Packages to sign, those of one account in the order of its chain, and heads that the signer missed."""
+    """Packages to sign, those of one account in the order of its chain, and heads that the signer missed.
+
+    ``evidence`` is for each package the meter's statement on the receipt's energy, None where there is none.
+    """
 
     packages: tuple[SigningPackage, ...]
+    evidence: tuple[SignedStatement | None, ...]
     heads: tuple[SignedMessage, ...] = ()
 
 
@@ -93,9 +98,9 @@ class Refusal(StrEnum):
     """Why a signer gave no share for a message."""
 
     POLICY = "policy"
-    """The message by itself breaks a rule."""
+    """The message, or the statement that it rests on, breaks a rule."""
     CHAIN = "chain"
-    """The message contradicts what this signer has vouched for in the account's chain."""
+    """The message contradicts what this signer has vouched for: in the account's chain, or on the meter's statement."""
     BEHIND = "behind"
     """The signer has missed receipts of the account; ``head_wanted`` would bring it up to date."""
     WAITING = "waiting"

@@ -1,21 +1,29 @@
 """What every signer demands of a receipt before it looks at the chain."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
-from receipts.arithmetic import check_arithmetic
-from receipts.document import receipt_from_signed_bytes
+from metering.errors import StatementInvalid
+from metering.statements import MeterStatement, SignedStatement, check_statement, named_meter
+from receipts.arithmetic import check_arithmetic, microjoules
+from receipts.document import Receipt, receipt_from_signed_bytes
 from receipts.errors import InvalidDocument
-from receipts.signer_store import ChainClaim
+from receipts.meter_enrolment import MeterEnrolment
+from receipts.signer_store import ChainClaim, StatementNumber
 from receipts.signing_errors import PolicyViolation
 
 DEFAULT_MAX_CLOCK_SKEW_NS = 60 * 10**9
+MAX_OPEN_NS = 10 * 10**9
+"""No interval may stay open for longer, as far as billing ahead of the counters goes."""
+_MILLIWATT_NS_PER_MICROJOULE = 10**6
 
 
 class ReceiptRules:
     """The ``ReceiptPolicy`` of the product: canonical form, schema, arithmetic, the group's key, no future.
 
-    A receipt's age is not limited: after a night without a quorum, yesterday's receipts are signed today.
+    A receipt's age is not limited: after a night without a quorum, yesterday's receipts are signed today. None is
+    signed without its meter's statement.
     """
 
     def __init__(self, *, wall_clock_ns: Callable[[], int], max_clock_skew_ns: int = DEFAULT_MAX_CLOCK_SKEW_NS) -> None:
@@ -24,11 +32,34 @@ class ReceiptRules:
         self._max_clock_skew_ns = max_clock_skew_ns
 
     def examine(self, message: bytes, *, key_id: str) -> ChainClaim:
-        """Check a receipt's signed bytes; ``key_id`` names the group's key.
+        """Check a receipt's signed bytes by themselves; ``key_id`` names the group's key.
 
         Raises:
             PolicyViolation: the first rule that it breaks.
         """
+        return _claim(self._receipt(message, key_id), message)
+
+    def examine_stated(
+        self,
+        message: bytes,
+        evidence: SignedStatement | None,
+        *,
+        key_id: str,
+        meters: Mapping[bytes, MeterEnrolment],
+    ) -> ChainClaim:
+        """The same, and that an enrolled meter has stated exactly this request and figure, within what it counted.
+
+        Raises:
+            PolicyViolation: the first rule that it breaks.
+        """
+        receipt = self._receipt(message, key_id)
+        statement, meter = _from_enrolled_meter(evidence, meters)
+        _check_figure(receipt, statement)
+        _check_charges(statement, meter)
+        number = StatementNumber(meter=meter.public_key, sequence=statement.sequence)
+        return replace(_claim(receipt, message), stated=number)
+
+    def _receipt(self, message: bytes, key_id: str) -> Receipt:
         try:
             receipt = receipt_from_signed_bytes(message)
             check_arithmetic(receipt)
@@ -39,10 +70,58 @@ class ReceiptRules:
         ahead_ns = receipt.execution.end_unix_ns - self._wall_clock_ns()
         if ahead_ns > self._max_clock_skew_ns:
             raise PolicyViolation(f"it ends {ahead_ns / 1e9:.0f} s in the future of this signer's clock")
-        previous = receipt.chain.prev_sha256
-        return ChainClaim(
-            account=receipt.workload.account,
-            seq=receipt.chain.seq,
-            prev_sha256=None if previous is None else bytes.fromhex(previous),
-            sha256=hashlib.sha256(message).digest(),
+        return receipt
+
+
+def _claim(receipt: Receipt, message: bytes) -> ChainClaim:
+    previous = receipt.chain.prev_sha256
+    return ChainClaim(
+        account=receipt.workload.account,
+        seq=receipt.chain.seq,
+        prev_sha256=None if previous is None else bytes.fromhex(previous),
+        sha256=hashlib.sha256(message).digest(),
+    )
+
+
+def _from_enrolled_meter(
+    evidence: SignedStatement | None, meters: Mapping[bytes, MeterEnrolment]
+) -> tuple[MeterStatement, MeterEnrolment]:
+    if evidence is None:
+        raise PolicyViolation("it comes without a statement of its meter")
+    try:
+        public_key = named_meter(evidence)
+        meter = meters.get(public_key)
+        if meter is None:
+            raise PolicyViolation(f"its meter {public_key.hex()[:16]}… is not enrolled with this signer")
+        return check_statement(evidence, public_key), meter
+    except StatementInvalid as error:
+        raise PolicyViolation(f"its meter's statement is not valid: {error}") from error
+
+
+def _check_figure(receipt: Receipt, statement: MeterStatement) -> None:
+    if receipt.receipt_id != f"rcpt_{statement.request_id}":
+        raise PolicyViolation(f"its meter's statement is about the request {statement.request_id!r}")
+    if statement.outcome == "failed":
+        raise PolicyViolation("its meter says that the attempt failed, and such a one has no receipt")
+    joules = receipt.energy.total_joules
+    energy_microjoules = None if joules is None else microjoules(joules, "energy.total_joules")
+    if energy_microjoules != statement.microjoules:
+        raise PolicyViolation(
+            f"its energy is {_amount(energy_microjoules)}, its meter has stated {_amount(statement.microjoules)}"
         )
+
+
+def _check_charges(statement: MeterStatement, meter: MeterEnrolment) -> None:
+    """Whatever was billed so far was counted, or drawn since the counters were last read."""
+    ahead_microjoules = statement.charged_microjoules - statement.counted_microjoules
+    open_ns = min(statement.open_ns, MAX_OPEN_NS)
+    may_be_open_microjoules = meter.maximum_power_milliwatts * open_ns // _MILLIWATT_NS_PER_MICROJOULE
+    if ahead_microjoules > may_be_open_microjoules:
+        raise PolicyViolation(
+            f"the meter of {meter.node} has billed {ahead_microjoules} microjoules more than it has counted, and at "
+            f"most {may_be_open_microjoules} can be open"
+        )
+
+
+def _amount(energy_microjoules: int | None) -> str:
+    return "not known" if energy_microjoules is None else f"{energy_microjoules} microjoules"

@@ -3,13 +3,14 @@
 from typing import Protocol
 
 from receipts.group_record import GroupRecord
+from receipts.meter_enrolment import MeterEnrolment
 from receipts.signer import Signer
 from receipts.signer_messages import (
     CeremonyPlan,
     CommitmentBatch,
     RoundOnePackage,
     SealedShare,
-    SignedStatement,
+    SignedGroupStatement,
     SignerStatus,
     SigningReply,
     SigningRequest,
@@ -35,7 +36,7 @@ class KeyGenerationPort(Protocol):
         """As ``Signer.exchange``."""
         ...
 
-    async def conclude(self, sealed: tuple[SealedShare, ...]) -> SignedStatement:
+    async def conclude(self, sealed: tuple[SealedShare, ...]) -> SignedGroupStatement:
         """As ``Signer.conclude``."""
         ...
 
@@ -58,6 +59,10 @@ class SigningPort(Protocol):
 
     async def sign(self, request: SigningRequest) -> SigningReply:
         """As ``Signer.sign``."""
+        ...
+
+    async def enrol_meter(self, enrolment: MeterEnrolment) -> None:
+        """As ``Signer.enrol_meter``."""
         ...
 
 
@@ -83,7 +88,7 @@ class LocalSigner:
         """As ``Signer.exchange``."""
         return self._signer.exchange(packages)
 
-    async def conclude(self, sealed: tuple[SealedShare, ...]) -> SignedStatement:
+    async def conclude(self, sealed: tuple[SealedShare, ...]) -> SignedGroupStatement:
         """As ``Signer.conclude``."""
         return self._signer.conclude(sealed)
 
@@ -98,3 +103,7 @@ class LocalSigner:
     async def sign(self, request: SigningRequest) -> SigningReply:
         """As ``Signer.sign``."""
         return self._signer.sign(request)
+
+    async def enrol_meter(self, enrolment: MeterEnrolment) -> None:
+        """As ``Signer.enrol_meter``."""
+        self._signer.enrol_meter(enrolment)

@@ -1,4 +1,4 @@
-"""A signer's durable memory: how far it has vouched for each account's chain."""
+"""A signer's durable memory: how far it has vouched for each account's chain, and on which meters' statements."""
 
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -10,8 +10,8 @@ from receipts.signer_messages import HeadWanted, Refusal, ShareRefused
 from receipts.signing_errors import ShareUnusable, SigningError
 
 DEFAULT_WINDOW = 65_536
-_SCHEMA_VERSION = 1
-_SCHEMA = (
+_SCHEMA_VERSION = 2
+_FIRST_SCHEMA = (
     "CREATE TABLE bound_to (public_key BLOB NOT NULL)",
     """CREATE TABLE account (
         id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, seq INTEGER NOT NULL, sha256 BLOB NOT NULL)""",
@@ -19,6 +19,20 @@ _SCHEMA = (
         account INTEGER NOT NULL REFERENCES account (id), seq INTEGER NOT NULL, sha256 BLOB NOT NULL,
         PRIMARY KEY (account, seq)) WITHOUT ROWID""",
 )
+_SINCE_STATEMENTS = (
+    "CREATE TABLE meter (id INTEGER PRIMARY KEY, public_key BLOB NOT NULL UNIQUE)",
+    """CREATE TABLE stated (
+        meter INTEGER NOT NULL REFERENCES meter (id), sequence INTEGER NOT NULL, sha256 BLOB NOT NULL,
+        PRIMARY KEY (meter, sequence)) WITHOUT ROWID""",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatementNumber:
+    """A meter, by its public key, and the number of one of its statements."""
+
+    meter: bytes
+    sequence: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,13 +40,15 @@ class ChainClaim:
     """The place that a receipt claims in its account's chain.
 
     ``sha256`` is of the receipt's signed bytes, ``prev_sha256`` of the previous one's; None says that the
-    receipt is the account's first.
+    receipt is the account's first. ``stated`` is the meter's statement that it rests on, None when it was not looked
+    at, as for a receipt that the group has signed already.
     """
 
     account: str
     seq: int
     prev_sha256: bytes | None
     sha256: bytes
+    stated: StatementNumber | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +96,8 @@ class MarkStore:
     """Marks in SQLite, in the signer's own folder. One transaction per batch, on the disk before it returns.
 
     Besides the mark it remembers the hash of each of the last ``window`` receipts per account, so that a
-    backlog can be signed again after a try that failed half-way; a backlog must stay shorter than that.
+    backlog can be signed again after a try that failed half-way; a backlog must stay shorter than that. Which
+    receipt rests on which meter's statement it remembers for good, in some 50 bytes: a receipt may wait for long.
     """
 
     def __init__(self, connection: sqlite3.Connection, *, window: int) -> None:
@@ -160,6 +177,7 @@ class _Batch:
         self._connection = connection
         self._known: dict[str, tuple[int, Mark]] = {}
         self._halted: dict[str, int] = {}
+        self._meters: dict[bytes, int] = {}
 
     def adopt(self, head: ChainClaim) -> None:
         """Move a mark up to a proved receipt; a head at or below the mark says nothing new."""
@@ -179,7 +197,7 @@ class _Batch:
         vouched = None
         if known is not None and claim.seq <= known[1].seq:
             vouched = self._vouched(known[0], claim.seq)
-        refused = judge(claim, mark, vouched)
+        refused = judge(claim, mark, vouched) or self._take_statement(claim)
         if refused is not None:
             self._halted[claim.account] = index
         elif mark is None or claim.seq > mark.seq:
@@ -189,6 +207,35 @@ class _Batch:
     def forget_older_than(self, window: int) -> None:
         for account, mark in self._known.values():
             self._connection.execute("DELETE FROM vouched WHERE account = ? AND seq <= ?", (account, mark.seq - window))
+
+    def _take_statement(self, claim: ChainClaim) -> ShareRefused | None:
+        """Bind the meter's statement to this receipt; one that another receipt rests on is not taken."""
+        if claim.stated is None:
+            return None
+        place = self._meter_id(claim.stated.meter), claim.stated.sequence
+        taken = self._connection.execute(
+            "INSERT INTO stated (meter, sequence, sha256) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+            (*place, claim.sha256),
+        )
+        if taken.rowcount:
+            return None
+        (bound_to,) = self._connection.execute(
+            "SELECT sha256 FROM stated WHERE meter = ? AND sequence = ?", place
+        ).fetchone()
+        if bound_to == claim.sha256:
+            return None
+        meter = claim.stated.meter.hex()[:16]
+        return ShareRefused(
+            reason=Refusal.CHAIN,
+            detail=f"another receipt rests on statement {claim.stated.sequence} of the meter {meter}…",
+        )
+
+    def _meter_id(self, public_key: bytes) -> int:
+        if public_key not in self._meters:
+            self._connection.execute("INSERT INTO meter (public_key) VALUES (?) ON CONFLICT DO NOTHING", (public_key,))
+            (found,) = self._connection.execute("SELECT id FROM meter WHERE public_key = ?", (public_key,)).fetchone()
+            self._meters[public_key] = found
+        return self._meters[public_key]
 
     def _lookup(self, account: str) -> tuple[int, Mark] | None:
         if account not in self._known:
@@ -220,9 +267,12 @@ def _create_or_check(connection: sqlite3.Connection, path: Path, public_key: byt
     connection.execute("BEGIN IMMEDIATE")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version == 0:
-        for statement in _SCHEMA:
+        for statement in _FIRST_SCHEMA:
             connection.execute(statement)
         connection.execute("INSERT INTO bound_to (public_key) VALUES (?)", (public_key,))
+    if version < _SCHEMA_VERSION:
+        for statement in _SINCE_STATEMENTS:
+            connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
     elif version != _SCHEMA_VERSION:
         raise ShareUnusable(f"{path} has schema version {version}; this program knows {_SCHEMA_VERSION}")

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from metering.statements import SignedStatement
 from receipts.ed25519 import verify_signature
 from receipts.errors import ReceiptsError
 from receipts.ledger_writer import LedgerWriter
@@ -22,8 +23,10 @@ _LOG = logging.getLogger(__name__)
 class Sign(Protocol):
     """The signer group's ``sign``."""
 
-    async def __call__(self, messages: Sequence[bytes], /) -> Sequence[bytes | SigningRefused]:
-        """A signature, or why there is none now, for each message in order.
+    async def __call__(
+        self, messages: Sequence[tuple[bytes, SignedStatement | None]], /
+    ) -> Sequence[bytes | SigningRefused]:
+        """A signature, or why there is none now, for each message in order; with it goes its meter's statement.
 
         May raise anything; then nothing counts as signed, and the same messages will be offered again.
         """
@@ -87,7 +90,7 @@ class SigningLoop:
             soonest = min((pause.until for pause in resting.values()), default=None)
             await self._writer.new_receipts(None if soonest is None else soonest - now)
             return
-        offered = await self._sign([each.signed_bytes for each in batch])
+        offered = await self._sign([(each.signed_bytes, each.statement) for each in batch])
         signed, refused = await asyncio.to_thread(_sorted_out, batch, offered, self._public_key)
         if signed:
             await self._writer.attach_signatures(signed)

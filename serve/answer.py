@@ -13,25 +13,42 @@ _DONE = b"data: [DONE]\n\n"
 
 
 def energy_object(receipt: dict[str, Any]) -> dict[str, Any]:
-    """What a receipt says of its energy, in brief; nulls where it was not measured."""
-    grams = receipt["carbon"]["gco2eq_total"]
+    """What a receipt says of its energy and how well it is known; nulls where it was not measured."""
+    energy, grams = receipt["energy"], receipt["carbon"]["gco2eq_total"]
     return {
-        "joules": receipt["energy"]["total_joules"],
-        "method": receipt["energy"]["method"],
-        "confidence": receipt["energy"]["method_confidence"],
+        "joules": energy["total_joules"],
+        "method": energy["method"],
+        "confidence": energy["method_confidence"],
         "carbon_mg": None if grams is None else round(grams * 1000, 9),
         "receipt_id": receipt["receipt_id"],
+        "estimated_joules": energy["estimated_joules"],
+        "scope": energy["scope"],
+        "counter_period_ms": energy["counter_period_ms"],
+        "mean_batch": energy["mean_batch"],
+        "errors": energy["errors"],
     }
 
 
 def energy_headers(receipt: dict[str, Any]) -> dict[str, str]:
-    """``X-Energy-Joules``, ``X-Energy-Method`` and ``X-Carbon-mg``; absent energy is the word ``unavailable``."""
+    """``X-Energy-Joules`` and how well it is known, and ``X-Carbon-mg``; what is absent is the word ``unavailable``."""
     energy = energy_object(receipt)
     return {
         "X-Energy-Joules": _header(energy["joules"]),
         "X-Energy-Method": _header(energy["method"]),
+        "X-Energy-Confidence": _header(energy["confidence"]),
+        "X-Energy-Estimated-Joules": _header(energy["estimated_joules"]),
+        "X-Energy-Scope": _header("+".join(energy["scope"]) or None),
+        "X-Energy-Counter-Period-ms": _header(energy["counter_period_ms"]),
+        "X-Energy-Mean-Batch": _header(energy["mean_batch"]),
+        "X-Energy-Error-Percent": _errors(energy["errors"]),
         "X-Carbon-mg": _header(energy["carbon_mg"]),
     }
+
+
+def _errors(errors: dict[str, Any]) -> str:
+    """The three errors in one line: ``conservation=0, counter=30, allocation=unavailable``."""
+    names = ("conservation", "counter", "allocation")
+    return ", ".join(f"{name}={_header(errors[f'{name}_percent'])}" for name in names)
 
 
 def _header(value: float | str | None) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray.serve as ray_serve
@@ -11,6 +12,7 @@ from serve.deadlines import Deadlines
 from serve.door import Dispatch, Door
 from serve.engine_spec import EngineSpec
 from serve.ingress import Ingress
+from serve.meter_actor import meters_of
 from serve.replica import EngineReplica
 
 _INGRESS_ONGOING = 1000
@@ -45,8 +47,9 @@ def application(
     ledger: ActorHandle[Any],
     group_key: dict[str, Any],
     namespace: str,
+    operator_account: str,
 ) -> ray_serve.Application:
-    """Bind everything; `ray.serve.run` starts it."""
+    """Bind everything; `ray.serve.run` starts it. Keys of the ``operator_account`` may see the meters."""
     engines = {pool.key: _engine(pool, namespace) for pool in pools}
     ingress = ray_serve.deployment(
         name="ingress",
@@ -54,7 +57,7 @@ def application(
         max_ongoing_requests=_INGRESS_ONGOING,
         ray_actor_options={"num_cpus": 0.1},
     )(ray_serve.ingress()(Ingress))
-    return ingress.bind(build_door, ledger, group_key, engines)
+    return ingress.bind(build_door, ledger, group_key, engines, partial(meters_of, namespace), operator_account)
 
 
 def _engine(pool: PoolDeployment, namespace: str) -> ray_serve.Application:

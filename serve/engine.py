@@ -38,7 +38,6 @@ from vllm.v1.outputs import ModelRunnerOutput
 from metering.engine_steps import RequestWork, StepReporter
 from serve.engine_spec import VllmSpec
 from serve.errors import EngineBroke, EngineStartFailed, RequestRefused
-from serve.weights import HubWeights
 
 _STREAM_ERROR = 'data: {"error"'
 _MESH_ID = re.compile(r"[0-9a-f]{32}")
@@ -199,7 +198,7 @@ class ChatEngine:
     async def start(cls, spec: VllmSpec, weights: str, meter_socket: str, replica: str) -> "ChatEngine":
         """Start the engine's child process and wait until it is ready; errors are vLLM's own."""
         parser = make_arg_parser(FlexibleArgumentParser())
-        namespace = _parsed(parser, _command_line(spec, weights))
+        namespace = _parsed(parser, spec.command_line(weights))
         arguments = AsyncEngineArgs.from_cli_args(namespace)
         arguments.additional_config = MeterSeam(meter_socket, replica)
         arguments.scheduler_cls = f"{MeteredScheduler.__module__}.{MeteredScheduler.__qualname__}"
@@ -285,23 +284,3 @@ def _parsed(parser: FlexibleArgumentParser, line: list[str]) -> Namespace:
     except SystemExit as wrong:
         reason = said.getvalue().strip().rpartition("\n")[2]
         raise EngineStartFailed(f"engine_arguments: {reason}") from wrong
-
-
-def _command_line(spec: VllmSpec, weights: str) -> list[str]:
-    line = [
-        f"--model={weights}",
-        f"--served-model-name={spec.model_name}",
-        f"--max-model-len={spec.context_tokens}",
-    ]
-    if isinstance(spec.weights, HubWeights) and spec.weights.revision is not None:
-        line.append(f"--revision={spec.weights.revision}")
-    for name, value in spec.arguments.items():
-        line.append(_argument(name, value))
-    return line
-
-
-def _argument(name: str, value: str | float | bool | None) -> str:  # noqa: FBT001 - a setting of any type
-    """One engine argument; a switch is given, or given as ``no-``."""
-    if value is False:
-        return f"--no-{name}"
-    return f"--{name}" if value is True or value is None else f"--{name}={value}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from serve.weights import WeightsSource, prepare
+from serve.weights import HubWeights, WeightsSource, prepare
 
 
 class Engine(Protocol):
@@ -67,3 +67,21 @@ class VllmSpec:
     def model_revision(self) -> str | None:
         """The revision of the weights as named in the settings."""
         return self.weights.revision
+
+    def command_line(self, weights: str) -> list[str]:
+        """vLLM's command-line arguments for this engine with prepared ``weights``."""
+        line = [
+            f"--model={weights}",
+            f"--served-model-name={self.model_name}",
+            f"--max-model-len={self.context_tokens}",
+        ]
+        if isinstance(self.weights, HubWeights) and self.weights.revision is not None:
+            line.append(f"--revision={self.weights.revision}")
+        return [*line, *(_argument(name, value) for name, value in self.arguments.items())]
+
+
+def _argument(name: str, value: str | float | bool | None) -> str:  # noqa: FBT001 - a setting of any type
+    """One engine argument; a switch is given, or given as ``no-``."""
+    if value is False:
+        return f"--no-{name}"
+    return f"--{name}" if value is True or value is None else f"--{name}={value}"

@@ -4,7 +4,7 @@ import json
 import logging
 import time
 import traceback
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from http import HTTPStatus
 from pathlib import Path
@@ -25,6 +25,7 @@ from serve.door import Answer, Dispatch, Door
 from serve.errors import AttemptFailed, RequestRefused
 from serve.loopback import keep_to_loopback
 from serve.messages import Payload
+from serve.meter_routes import MeterRoutes
 from serve.openai_errors import envelope, known_status, stream_error
 
 _LOG = logging.getLogger(__name__)
@@ -42,24 +43,41 @@ class Ingress:
         ledger: ActorHandle[Any],
         group_key: dict[str, Any],
         pools: dict[str, DeploymentHandle[Any]],
+        meters: Callable[[], Sequence[ActorHandle[Any]]],
+        operator_account: str,
     ) -> None:
         keep_to_loopback()
-        self._app = build_app(build_door(ServeDispatch(pools)), ledger, group_key)
+        self._app = build_app(
+            build_door(ServeDispatch(pools)), ledger, group_key, meters=meters, operator_account=operator_account
+        )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Ray Serve's hook for an application made at the replica's start."""
         return self._app
 
 
-def build_app(door: Door, ledger: ActorHandle[Any], group_key: dict[str, Any]) -> FastAPI:
-    """The HTTP application. ``ledger`` is the ledger actor; ``group_key`` is what `/v1/keys/group` answers."""
+def build_app(
+    door: Door,
+    ledger: ActorHandle[Any],
+    group_key: dict[str, Any],
+    *,
+    meters: Callable[[], Sequence[ActorHandle[Any]]],
+    operator_account: str,
+) -> FastAPI:
+    """The HTTP application.
+
+    ``ledger`` is the ledger actor, ``group_key`` what `/v1/keys/group` answers; ``meters`` finds the hosts' meters,
+    which only keys of the ``operator_account`` may read.
+    """
     app = FastAPI(title="Joule Mesh", docs_url=None, redoc_url=None)
     routes = _Routes(door, ledger, group_key)
+    meter_routes = MeterRoutes(routes.account, meters, operator_account)
     app.add_api_route("/healthz", routes.healthz, methods=["GET"])
     app.add_api_route("/v1/models", routes.models, methods=["GET"])
     app.add_api_route("/v1/chat/completions", routes.chat_completions, methods=["POST"], response_model=None)
     app.add_api_route("/v1/receipts/{receipt_id}", routes.receipt, methods=["GET"], response_model=None)
     app.add_api_route("/v1/keys/group", routes.group, methods=["GET"])
+    app.add_api_route("/v1/meters", meter_routes.meters, methods=["GET"])
     app.add_middleware(_Outermost, new_request_id=door.new_request_id)
     app.add_exception_handler(RequestRefused, _refused)
     app.add_exception_handler(HTTPException, _http_error)
@@ -113,7 +131,7 @@ class _Routes:
 
     async def models(self, request: Request) -> dict[str, Any]:
         """The models that some pool serves, in OpenAI's list shape."""
-        await self._account(request)
+        await self.account(request)
         created = int(time.time())
         listed = [
             {"id": model, "object": "model", "created": created, "owned_by": "joule-mesh"}
@@ -123,7 +141,7 @@ class _Routes:
 
     async def receipt(self, request: Request, receipt_id: str) -> Response:
         """One receipt of the caller's account, waiting briefly for its signature."""
-        account = await self._account(request)
+        account = await self.account(request)
         stored = await self._ledger.receipt.remote(receipt_id, account, _WAIT_FOR_SIGNATURE_S)
         if stored is None:
             raise RequestRefused(HTTPStatus.NOT_FOUND, f"this account has no receipt {receipt_id!r}", "receipt_id")
@@ -131,14 +149,15 @@ class _Routes:
 
     async def chat_completions(self, request: Request) -> Response:
         """Answer one chat completion, streaming or unary, with its joules."""
-        account = await self._account(request)
+        account = await self.account(request)
         tag = _customer_tag(request)
         body = await read_body(request.stream(), request.headers.get("content-length"))
         chat = parse_chat(parse_json_object(body))
         answer = await self._door.answer(request.state.request_id, account, tag, chat)
         return _streamed(answer, chat) if chat.stream else await _unary(answer)
 
-    async def _account(self, request: Request) -> str:
+    async def account(self, request: Request) -> str:
+        """Whose key it is; 401 without a known one."""
         header = request.headers.get("authorization", "")
         key = header[len(_BEARER) :].strip() if header.lower().startswith(_BEARER) else ""
         account = await self._ledger.account_of.remote(key) if key else None

@@ -41,8 +41,15 @@ ReplicaItem = Started | Payload | Settled | Refused
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeterCard:
-    """What a replica needs to know of its host's meter. ``energy_method`` is None when nothing can be metered."""
+    """What others need to know of a host's meter. ``energy_method`` is None when nothing can be metered.
 
+    ``public_key`` signs its statements; ``maximum_power_milliwatts`` is the most that its counters can honestly count.
+    """
+
+    public_key: bytes
+    maximum_power_milliwatts: int
+    interval_s: float
+    node: str
     socket_path: str
     silicon: str
     gpu_ids: tuple[str, ...]

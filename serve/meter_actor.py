@@ -11,19 +11,24 @@ from pathlib import Path
 from typing import Any, cast
 
 import ray
+import ray.util
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from metering.book import BookTotals
+from metering.calibration import CalibrationRecord, ReplicaWork
 from metering.host_meter import HostMeter
+from metering.meter_report import MeterReport
 from metering.metered_replica import ReplicaRegistration
 from metering.settlement import Settlement
 from receipts.ledger_actor import ledger_of
+from serve.energy_metrics import EnergyMetrics
 from serve.messages import MeterCard
 
 _LOG = logging.getLogger(__name__)
-_TICK_S = 0.1
+# Ray hands metrics on every ten seconds; finer ones would be lost.
+_SHOW_METRICS_EVERY_S = 5.0
+_ACTOR_PREFIX = "meter-"
 _REDELIVER_EVERY_S = 2.0
 _REDELIVER_AFTER_NS = 2_000_000_000
 
@@ -42,8 +47,10 @@ class MeterActor:
     async def __init__(self, build: BuildMeter, namespace: str) -> None:  # type: ignore[misc]
         self._meter, self._card = build()
         self._ledger = ledger_of(namespace)
+        self._metrics = EnergyMetrics(self._meter.silicon.node)
         # Started here, since nobody tells a restarted actor to go on.
-        self._loops = [asyncio.create_task(self._tick_forever()), asyncio.create_task(self._redeliver_forever())]
+        loops = (self._tick_forever(), self._redeliver_forever(), self._show_metrics_forever())
+        self._loops = [asyncio.create_task(loop) for loop in loops]
 
     def card(self) -> MeterCard:
         """How a replica reaches and describes this meter."""
@@ -72,15 +79,27 @@ class MeterActor:
             return None
         return await self._deliver(self._meter.settle(request_id, outcome, replica=replica))
 
-    def totals(self) -> BookTotals:
-        """The book's microjoules by account."""
-        return self._meter.totals()
+    def report(self) -> MeterReport:
+        """The book, the counters and the replicas as of now."""
+        return self._meter.report()
+
+    def work(self, replica: str) -> ReplicaWork:
+        """What a replica has computed since it was registered, and the energy of it."""
+        return self._meter.work(replica)
+
+    def calibrate(self, record: CalibrationRecord) -> None:
+        """Split by these weights and floors from now on; `metering.errors.CalibrationRefused` if they aren't ours."""
+        self._meter.calibrate(record)
 
     async def _deliver(self, settlement: Settlement) -> bytes | None:
         """Hand over one settlement; the ledger books a failed attempt as the mesh's overhead, without a receipt."""
         stored = await self._ledger.settle.remote(settlement)
-        self._meter.acknowledge(settlement.request_id)
-        return None if stored is None else bytes(stored.signed_bytes)
+        is_news = self._meter.acknowledge(settlement.request_id)
+        if stored is None:
+            return None
+        if is_news:
+            self._metrics.settled(settlement, self._meter.model_of(settlement.replica) or "unknown")
+        return bytes(stored.signed_bytes)
 
     async def _tick_forever(self) -> None:
         while True:
@@ -88,7 +107,12 @@ class MeterActor:
                 self._meter.tick()
             except Exception:  # noqa: BLE001 - one bad tick must not end metering
                 _LOG.exception("the host meter's tick failed; the next one goes on")
-            await asyncio.sleep(_TICK_S)
+            await asyncio.sleep(self._card.interval_s)
+
+    async def _show_metrics_forever(self) -> None:
+        while True:
+            await asyncio.sleep(_SHOW_METRICS_EVERY_S)
+            self._metrics.show(self._meter.report())
 
     async def _redeliver_forever(self) -> None:
         while True:
@@ -113,12 +137,21 @@ def boot_id() -> str:
 
 def meter_name(host: str) -> str:
     """The actor name of a host's meter."""
-    return f"meter-{host}"
+    return _ACTOR_PREFIX + host
 
 
 def meter_of_this_host(namespace: str) -> ActorHandle[Any]:
     """The running meter of the host that this process is on; ValueError when there is none."""
     return ray.get_actor(meter_name(boot_id()), namespace=namespace)
+
+
+def meters_of(namespace: str) -> list[ActorHandle[Any]]:
+    """The running meters of a mesh, one for each physical host."""
+    named = cast("list[dict[str, str]]", ray.util.list_named_actors(all_namespaces=True))
+    ours = sorted(
+        each["name"] for each in named if each["namespace"] == namespace and each["name"].startswith(_ACTOR_PREFIX)
+    )
+    return [ray.get_actor(name, namespace=namespace) for name in ours]
 
 
 def start_meter(node_id: str, host: str, build: BuildMeter, namespace: str) -> ActorHandle[Any]:

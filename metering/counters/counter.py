@@ -1,5 +1,6 @@
 """What a counter is: a cumulative energy reading, what is known about it, and the difference of two readings."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -7,6 +8,8 @@ from metering.settlement import Confidence
 
 # A reading may hold energy from up to one period before the interval, and rated power is passed for moments.
 _PLAUSIBLE_TENTHS = 12
+_LONGEST_READ_NS = 5_000_000
+_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +59,29 @@ class Counter(Protocol):
         Raises:
             CounterLost: the device cannot be read now.
         """
+
+
+class Sharing(Protocol):
+    """Who else uses a device whose counter knows no processes."""
+
+    def others(self, own_pids: frozenset[int]) -> str | None:
+        """Why the device isn't these processes' alone right now, or why that can't be told; ``None`` when it is.
+
+        Takes milliseconds at most and never raises.
+        """
+
+
+def timely(energy_microjoules: Callable[[], int], monotonic_ns: Callable[[], int]) -> Reading:
+    """Read a value and the time, once more if this process was held up between the two.
+
+    On a crowded machine that can take a second, and the energy of that second would then look like a jump.
+    """
+    for _ in range(_TRIES):
+        began_ns = monotonic_ns()
+        reading = Reading(energy_microjoules=energy_microjoules(), at_monotonic_ns=monotonic_ns())
+        if reading.at_monotonic_ns - began_ns <= _LONGEST_READ_NS:
+            break
+    return reading
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

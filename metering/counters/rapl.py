@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from metering.counters.counter import Counter, CounterFacts, Reading
+from metering.counters.counter import Counter, CounterFacts, Reading, timely
 from metering.errors import CounterLost, CounterPermissionDenied, CounterUnavailable
 
 _ZONE = re.compile(r"intel-rapl(?P<mmio>-mmio)?:\d+(?::\d+)?")
@@ -75,10 +75,9 @@ class RaplCounter:
             CounterLost: the file is gone, denied or not a number.
         """
         try:
-            energy = int(self._read_text(self._energy_file))
+            return timely(lambda: int(self._read_text(self._energy_file)), self._monotonic_ns)
         except (OSError, ValueError) as wrong:
             raise CounterLost(f"{self._facts.device_id}: {wrong}") from wrong
-        return Reading(energy_microjoules=energy, at_monotonic_ns=self._monotonic_ns())
 
 
 def _zones(root: Path, read_text: Callable[[Path], str]) -> list[tuple[Path, str]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from metering.counters.counter import CounterFacts, Reading
+from metering.counters.counter import CounterFacts, Reading, timely
 from metering.host_cpu import HostCpu
 
 _ERROR_PERCENT = 30.0
@@ -52,5 +52,7 @@ class UtilTdpCounter:
         Raises:
             CounterLost: the busy time can't be read.
         """
-        picojoules = self._host_cpu.busy_ns() * self._tdp_milliwatts // self._tdp_threads
-        return Reading(energy_microjoules=picojoules // 1_000_000, at_monotonic_ns=self._monotonic_ns())
+        return timely(self._energy_microjoules, self._monotonic_ns)
+
+    def _energy_microjoules(self) -> int:
+        return self._host_cpu.busy_ns() * self._tdp_milliwatts // self._tdp_threads // 1_000_000

@@ -1,13 +1,20 @@
 """Killing parts of a running mesh: what was promised is kept, and the mesh answers again."""
 
+import contextlib
+import json
 import os
 import signal
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import psutil
 import pytest
 import requests
 from running_echo import EchoMesh, events, running_echo_mesh
+
+from mesh.app import OPERATOR_ACCOUNT
 
 _RECOVERY_S = 60
 
@@ -16,6 +23,30 @@ _RECOVERY_S = 60
 def mesh(tmp_path_factory) -> Iterator[EchoMesh]:
     with running_echo_mesh(tmp_path_factory.mktemp("faults")) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def operator_key(mesh) -> str:
+    command = ("keys", "new", "--account", OPERATOR_ACCOUNT, "--data-dir", str(mesh.data_dir))
+    made = subprocess.run(
+        [sys.executable, "-m", "mesh.command", *command], capture_output=True, text=True, check=True, timeout=60
+    )
+    return made.stdout.strip()
+
+
+def _meter(mesh: EchoMesh, operator_key: str) -> dict:
+    response = requests.get(f"{mesh.url}/v1/meters", headers={"Authorization": f"Bearer {operator_key}"}, timeout=30)
+    response.raise_for_status()
+    (report,) = response.json()["data"]
+    return report
+
+
+def _billed_microjoules(mesh: EchoMesh) -> int:
+    """What all receipts in the ledger's file sum to, from their signed bytes."""
+    with contextlib.closing(sqlite3.connect(f"file:{mesh.data_dir}/ledger.sqlite3?mode=ro", uri=True)) as ledger:
+        rows = ledger.execute("SELECT signed_bytes FROM receipts").fetchall()
+    joules = [json.loads(row[0])["energy"]["total_joules"] for row in rows]
+    return sum(round(each * 1e6) for each in joules if each is not None)
 
 
 def _kill(mesh: EchoMesh, title: str) -> int:
@@ -79,6 +110,17 @@ def test_a_restarted_meter_goes_on_metering_and_delivering(mesh):
     assert mesh.receipt(response.headers["X-Receipt-Id"])["energy"]["total_joules"] > 0
 
 
+def test_an_ingress_killed_in_mid_stream_loses_no_settlement(mesh):
+    response = mesh.chat("word " * 500, stream=True)
+    next(response.iter_lines())
+    assert _kill(mesh, "ServeReplica:joule-mesh:ingress") == 1
+    with contextlib.suppress(requests.RequestException):
+        assert "[DONE]" not in events(response), "the ingress had answered before it was killed"
+    assert mesh.wait_until(lambda: _answers(mesh), _RECOVERY_S)
+    assert mesh.wait_until(lambda: _is_signed(mesh, response.headers["X-Receipt-Id"]), _RECOVERY_S)
+    assert mesh.receipt(response.headers["X-Receipt-Id"])["energy"]["total_joules"] > 0
+
+
 def test_all_signers_die_and_receipts_wait_for_them(mesh):
     assert _kill(mesh, "SignerActor") == 5
     receipt_id = mesh.chat("sign me later").headers["X-Receipt-Id"]
@@ -89,3 +131,15 @@ def test_after_all_that_no_chain_has_a_gap(mesh):
     answers = [mesh.chat("count").headers["X-Receipt-Id"] for _ in range(3)]
     chains = [mesh.receipt(each)["chain"] for each in answers]
     assert [chain["seq"] for chain in chains] == list(range(chains[0]["seq"], chains[0]["seq"] + 3))
+
+
+def test_after_all_that_the_book_is_closed_and_the_receipts_are_the_bill(mesh, operator_key):
+    """No settlement was lost or paid twice: what the meter charged is what the ledger's receipts sum to."""
+    assert mesh.wait_until(lambda: _meter(mesh, operator_key)["unacknowledged"] == 0, _RECOVERY_S)
+    assert mesh.wait_until(lambda: _meter(mesh, operator_key)["open_requests"] == 0, _RECOVERY_S)
+    report = _meter(mesh, operator_key)
+    assert report["identity_error_microjoules"] == 0
+    assert report["totals"]["request_microjoules"] == _billed_microjoules(mesh)
+    assert any("the meter was away for" in each["what"] for each in report["incidents"])
+    (device,) = report["devices"]
+    assert device["counted_microjoules"] == report["totals"]["counted_microjoules"]

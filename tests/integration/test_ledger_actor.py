@@ -14,17 +14,22 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
 from metering.settlement import EnergyErrors, MeteredSilicon, Settlement, TokenCounts, no_figures
+from metering.statements import ChainHead, MeterKey, SignedStatement, StatementChain
 from receipts.draft import RequestContext
 from receipts.errors import LedgerInUse, SettlementRefused
 from receipts.ledger import OPENING_CREDIT_USD_PICOS
 from receipts.ledger_actor import LedgerActor, LedgerSettings, ledger_of, signer_group, start_ledger
+from receipts.meter_enrolment import MeterEnrolment
 from receipts.share_secret import ShareSecretSource, create_development_secret
 from receipts.signer_actors import RaySigner, SignerSettings, start_signers
+from receipts.signer_group import enrol_meter
 from receipts.signer_policy import ReceiptRules
 from receipts.stored_receipt import StoredReceipt
 from receipts.verify import verify_paths
 
 NAMESPACE = "ledger-test"
+METER = MeterKey(bytes(range(32)))
+ENROLMENT = MeterEnrolment(public_key=METER.public_key, node="host-1", maximum_power_milliwatts=100_000)
 
 
 @pytest.fixture
@@ -73,6 +78,15 @@ def settlement(number: int, account: str = "acme") -> Settlement:
         tokens=TokenCounts(input=34, cached=0, output=128),
         silicon=MeteredSilicon(vendor="amd", model="AMD EPYC", device_ids=(), node="host-1"),
         context=context.to_json(),
+        statement=statement(number),
+    )
+
+
+def statement(number: int) -> SignedStatement:
+    """The meter's for request ``number``, as if it had stated those before."""
+    head = ChainHead(sequence=number - 1, sha256="ab" * 32, charged_microjoules=0) if number > 1 else None
+    return StatementChain(METER, head).state(
+        request_id=f"{number:032x}", outcome="finished", microjoules=None, counted_microjoules=0, open_ns=0
     )
 
 
@@ -125,6 +139,8 @@ async def test_the_life_of_a_ledger(node_id: str, tmp_path: Path) -> None:
     assert (await settle_once_back(ledger, settlement(1))).signed_bytes == stored[0].signed_bytes
     assert await ledger.balance_usd_picos.remote("acme") == OPENING_CREDIT_USD_PICOS
 
+    assert await ledger.unsigned_count.remote() == 41, "no signer knows the meter yet"
+    await enrol_meter(ports, ENROLMENT)
     served = await asyncio.gather(*(ledger.receipt.remote(f"rcpt_{n:032x}", "acme", 20.0) for n in range(1, 42)))
     export = tmp_path / "receipts.ndjson"
     export.write_bytes(b"".join(each.document_bytes() + b"\n" for each in sorted(served, key=lambda each: each.seq)))

@@ -13,26 +13,38 @@ import pytest
 import ray
 from nacl.signing import VerifyKey
 
+from metering.statements import MeterKey, SignedStatement, StatementChain
 from receipts.canonical import canonical_bytes
+from receipts.meter_enrolment import MeterEnrolment
 from receipts.share_secret import ShareSecretSource, create_development_secret
 from receipts.signer_actors import RaySigner, SignerSettings, signers_of, start_signers, stop_signers
-from receipts.signer_group import SignerGroup
+from receipts.signer_group import SignerGroup, enrol_meter
 from receipts.signer_messages import SignedMessage, SignerStatus, SigningRefused
 from receipts.signer_policy import ReceiptRules
 from receipts.signing_errors import QuorumUnavailable, ShareUnusable, SignerUnavailable
 
 TEMPLATE = Path(__file__).parents[1] / "unit" / "receipts" / "data" / "unsigned-receipt.json"
+METER = MeterKey(bytes(range(32)))
+ENROLMENT = MeterEnrolment(public_key=METER.public_key, node="host-1", maximum_power_milliwatts=100_000)
 
 
-def chain(length: int, key_id: str) -> list[bytes]:
-    """Signed bytes of one account's first receipts."""
+def chain(length: int, key_id: str) -> list[tuple[bytes, SignedStatement]]:
+    """Signed bytes of one account's first receipts, each with its meter's statement."""
     document = json.loads(TEMPLATE.read_text())
     document["verification"]["key_id"] = key_id
-    messages: list[bytes] = []
+    statements = StatementChain(METER, None)
+    messages: list[tuple[bytes, SignedStatement]] = []
     for seq in range(1, length + 1):
-        previous = hashlib.sha256(messages[-1]).hexdigest() if messages else None
+        previous = hashlib.sha256(messages[-1][0]).hexdigest() if messages else None
         document["chain"] = {"seq": seq, "prev_sha256": previous}
-        messages.append(canonical_bytes(document))
+        statement = statements.state(
+            request_id=document["receipt_id"].removeprefix("rcpt_"),
+            outcome="finished",
+            microjoules=round(document["energy"]["total_joules"] * 10**6),
+            counted_microjoules=10**9,
+            open_ns=0,
+        )
+        messages.append((canonical_bytes(document), statement))
     return messages
 
 
@@ -81,9 +93,9 @@ class House:
             ports, record_path=self.folder / "group.json", heads=self.book, random_bytes=os.urandom
         )
 
-    async def sign(self, group: SignerGroup, messages: Sequence[bytes]) -> None:
+    async def sign(self, group: SignerGroup, messages: Sequence[tuple[bytes, SignedStatement]]) -> None:
         """Sign, verify with another library, and keep as the ledger does."""
-        for message, signature in zip(messages, await group.sign(messages), strict=True):
+        for (message, _), signature in zip(messages, await group.sign(messages), strict=True):
             assert not isinstance(signature, SigningRefused), signature
             VerifyKey(group.public_key).verify(message, signature)
             self.book.signed[json.loads(message)["chain"]["seq"]] = SignedMessage(message=message, signature=signature)
@@ -105,6 +117,10 @@ async def test_the_life_of_a_signing_group(local_ray: str, tmp_path: Path) -> No
     actors = house.start_actors()
     group = await house.start_group(actors)
     messages = chain(58, group.key_id)
+    (refused,) = await group.sign(messages[:1])
+    assert isinstance(refused, SigningRefused)
+    assert "not enrolled" in refused.reason
+    await enrol_meter(actors, ENROLMENT)
     await house.sign(group, messages[:50])
 
     # Ray starts a killed actor again, without its nonces; nobody notices.
@@ -146,6 +162,7 @@ async def test_a_group_found_by_name_signs_though_two_are_gone_for_good(local_ra
     actors = house.start_actors()
     group = await house.start_group(actors)
     messages = chain(2, group.key_id)
+    await enrol_meter(actors, ENROLMENT)
     namespace = ray.get_runtime_context().namespace
     for each in (1, 4):
         ray.kill(actors[each].handle, no_restart=True)

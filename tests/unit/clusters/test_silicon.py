@@ -32,12 +32,42 @@ def test_every_entry_is_whole_and_named_once(document):
         assert 0.5 < entry["tdp_watts"] / entry["threads"] < 10, entry["name"]
 
 
+def test_a_family_stands_for_the_median_of_its_large_parts(document):
+    parts = {entry["name"]: entry for entry in document["cpu"]}
+
+    def watts_per_thread(name):
+        return parts[name]["tdp_watts"] / parts[name]["threads"]
+
+    for family in document["cpu_family"]:
+        named = family["median_of"]
+        assert family["stands_for"] in named, family["name"]
+        ordered = sorted(watts_per_thread(name) for name in named)
+        assert watts_per_thread(family["stands_for"]) == ordered[(len(ordered) - 1) // 2], family["name"]
+        if "family" in family:
+            threads = [parts[name]["threads"] for name in named]
+            assert 2 * min(threads) >= max(threads), family["name"]
+
+
+def test_no_family_hides_a_later_one(document):
+    families = document["cpu_family"]
+    numbered = [(family["vendor"], family["family"], *family["models"]) for family in families if "family" in family]
+    assert ["family" in family for family in families] == [True] * len(numbered) + [False] * (
+        len(families) - len(numbered)
+    )
+    for index, (vendor, number, first, last) in enumerate(numbered):
+        for other_vendor, other_number, other_first, other_last in numbered[index + 1 :]:
+            if (vendor, number) == (other_vendor, other_number):
+                assert last < other_first or other_last < first
+
+
 @pytest.mark.parametrize(
     ("model", "vendor", "milliwatts", "threads"),
     [
         ("AMD EPYC 9654 96-Core Processor", "amd", 360_000, 192),
         ("AMD EPYC 7763 64-Core Processor", "amd", 280_000, 128),
+        ("AMD EPYC 7502P 32-Core Processor", "amd", 180_000, 64),
         ("AMD Ryzen 9 7950X 16-Core Processor", "amd", 170_000, 32),
+        ("AMD Ryzen 7 8845HS w/ Radeon 780M Graphics", "amd", 45_000, 16),
         ("Intel(R) Xeon(R) Platinum 8480+", "intel", 350_000, 112),
         ("Intel(R) Xeon(R) Gold 6148 CPU @ 2.40GHz", "intel", 150_000, 40),
         ("Intel(R) Xeon(R) CPU E5-2680 v4 @ 2.40GHz", "intel", 120_000, 28),
@@ -54,14 +84,21 @@ def test_a_part_is_found_by_the_name_that_the_kernel_shows(catalogue, model, ven
     ("cpu", "stands_for"),
     [
         (_cpu("AMD EPYC", family=26, number=2), "AMD EPYC 9655"),
-        (_cpu("AMD EPYC", family=25, number=17), "AMD EPYC 9654"),
+        (_cpu("AMD EPYC", family=26, number=17), "AMD EPYC 9965"),
+        (_cpu("AMD EPYC 9R14", family=25, number=17), "AMD EPYC 9534"),
+        (_cpu("AMD EPYC", family=25, number=160), "AMD EPYC 9754"),
+        (_cpu("AMD EPYC 4244P 6-Core Processor", family=25, number=97), "AMD EPYC 4344P"),
         (_cpu("AMD EPYC 7B13", family=25, number=1), "AMD EPYC 7763"),
-        (_cpu("AMD EPYC-Rome Processor", family=23, number=49), "AMD EPYC 7742"),
+        (_cpu("AMD EPYC-Rome Processor", family=23, number=49), "AMD EPYC 7H12"),
         (_cpu("AMD EPYC"), "AMD EPYC 7763"),
-        (_cpu("Intel(R) Xeon(R) Processor", "intel", 6, 143), "Intel Xeon Platinum 8480+"),
+        (_cpu("Intel(R) Xeon(R) Processor", "intel", 6, 173), "Intel Xeon 6952P"),
+        (_cpu("Intel(R) Xeon(R) Processor", "intel", 6, 175), "Intel Xeon 6780E"),
+        (_cpu("Intel(R) Xeon(R) Platinum 8488C", "intel", 6, 143), "Intel Xeon Gold 6448Y"),
+        (_cpu("Intel(R) Xeon(R) Platinum 8375C CPU @ 2.90GHz", "intel", 6, 106), "Intel Xeon Gold 6330"),
+        (_cpu("Intel(R) Xeon(R) CPU @ 2.30GHz", "intel", 6, 63), "Intel Xeon E5-2680 v3"),
         (_cpu("Intel(R) Xeon(R) CPU @ 2.20GHz", "intel", 6, 79), "Intel Xeon E5-2680 v4"),
         (_cpu("Intel Xeon Processor (Skylake, IBRS)", "intel", 6, 85), "Intel Xeon Platinum 8280"),
-        (_cpu("Intel(R) Xeon(R) Processor", "intel"), "Intel Xeon Platinum 8380"),
+        (_cpu("Intel(R) Xeon(R) Processor", "intel"), "Intel Xeon Gold 6448Y"),
     ],
 )
 def test_a_masked_name_is_taken_for_its_family_and_says_so(catalogue, cpu, stands_for):

@@ -1,8 +1,12 @@
 """A simulated host: every clock, counter, process and engine step of it is what the test says."""
 
+import resource
+import signal
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -16,19 +20,38 @@ from metering.errors import CounterLost, ProcessGone
 from metering.host_meter import HostMeter
 from metering.journal import Journal
 from metering.metered_replica import ReplicaRegistration
+from metering.statements import MeterKey
 
 GPU = "GPU-0a1b"
+SECOND_GPU = "GPU-2c3d"
+MODEL = "SmolLM2-135M-Instruct"
 
 
 class FakeClock:
     def __init__(self):
         self.now_ns = 5_000_000_000
+        self.suspended_ns = 0
+        self.boot = "first-boot"
 
     def monotonic_ns(self):
         return self.now_ns
 
+    def boottime_ns(self):
+        return self.now_ns + self.suspended_ns
+
     def wall_ns(self):
-        return 1_780_000_000_000_000_000 + self.now_ns
+        return 1_780_000_000_000_000_000 + self.now_ns + self.suspended_ns
+
+    def boot_id(self):
+        return self.boot
+
+
+class SeenReading(NamedTuple):
+    """What an outside reader keeps of a reading."""
+
+    reading: Reading
+    suspended_ns: int
+    boot: str
 
 
 class FakeCounter:
@@ -49,9 +72,13 @@ class FakeCounter:
         self.facts = CounterFacts(**{**facts, **changes})
         self.value = 0
         self.is_lost = False
+        self.is_stuck = False
+        self.reads = []
         self._clock = clock
 
     def add(self, microjoules):
+        if self.is_stuck:
+            return
         self.value += microjoules
         if self.facts.wrap_microjoules is not None:
             self.value %= self.facts.wrap_microjoules
@@ -59,12 +86,14 @@ class FakeCounter:
     def read(self):
         if self.is_lost:
             raise CounterLost(f"{self.facts.device_id}: gone")
-        return Reading(energy_microjoules=self.value, at_monotonic_ns=self._clock.now_ns)
+        reading = Reading(energy_microjoules=self.value, at_monotonic_ns=self._clock.now_ns)
+        self.reads.append(SeenReading(reading, self._clock.suspended_ns, self._clock.boot))
+        return reading
 
 
 class FakeProcesses:
     def __init__(self):
-        self.pids = {}
+        self.pids_of = {}
         self.running = {}
         self.is_lost = False
         self._dead = set()
@@ -75,10 +104,10 @@ class FakeProcesses:
     def add(self, replica, pid):
         if pid not in self.running:
             raise ProcessGone(f"no process {pid}")
-        self.pids[replica] = pid
+        self.pids_of[replica] = pid
 
     def remove(self, replica):
-        self.pids.pop(replica, None)
+        self.pids_of.pop(replica, None)
         self.use_ns.pop(replica, None)
         self._dead.discard(replica)
 
@@ -88,14 +117,27 @@ class FakeProcesses:
     def started_ticks(self, pid):
         return self.running.get(pid)
 
+    def pids(self, replica):
+        return frozenset({self.pids_of[replica]}) if replica in self.pids_of else frozenset()
+
     def since_last(self):
         if self.is_lost:
             raise CounterLost("/proc/stat: gone")
-        self._dead |= {replica for replica, pid in self.pids.items() if pid not in self.running}
-        known = {replica: self.use_ns.get(replica, 0) for replica in self.pids}
+        self._dead |= {replica for replica, pid in self.pids_of.items() if pid not in self.running}
+        known = {replica: self.use_ns.get(replica, 0) for replica in self.pids_of}
         use = CpuUse(replicas_ns=known, overhead_ns=self.overhead_ns, foreign_ns=self.foreign_ns)
         self.use_ns, self.overhead_ns, self.foreign_ns = {}, 0, 0
         return use
+
+
+class FakeSharing:
+    def __init__(self):
+        self.reason = None
+        self.asked = []
+
+    def others(self, own_pids):
+        self.asked.append(own_pids)
+        return self.reason
 
 
 class FakeInbox:
@@ -142,16 +184,32 @@ class FakeEngine:
 
 
 class SimulatedHost:
-    """A host with one socket, replicas on the CPU, and, if asked for, a GPU that another replica owns."""
+    """A host with one socket, replicas on the CPU, and, if asked for, GPUs that other replicas own.
 
-    def __init__(self, folder, *, host=None, gpu=False, replicas=("cpu-a",), **meter):
+    A replica named "gpu-..." owns the first GPU, one named "tp-..." both.
+    """
+
+    def __init__(self, folder, *, host=None, gpu=False, gpus=None, replicas=("cpu-a",), **meter):
         self.clock = FakeClock()
         self.processes = FakeProcesses()
         self.inbox = FakeInbox()
+        self.sharing = FakeSharing()
+        self.key = MeterKey(bytes(range(32)))
         self.host_counter = FakeCounter(self.clock, **(host or {}))
-        self.gpu_counter = FakeCounter(
+        self.gpu_counters = [self._gpu_counter(device_id) for device_id in (GPU, SECOND_GPU)]
+        self.gpu_counter = self.gpu_counters[0]
+        self.folder = Path(folder)
+        self._gpus = int(gpu) if gpus is None else gpus
+        self._meter_arguments = meter
+        self.start_meter()
+        self.engines = {}
+        for number, replica in enumerate((*replicas, *(("gpu-a",) if gpu else ()))):
+            self.register(replica, 100 + number)
+
+    def _gpu_counter(self, device_id):
+        return FakeCounter(
             self.clock,
-            device_id=GPU,
+            device_id=device_id,
             method="nvml-total-energy",
             scope="gpu",
             period_ns=100_000_000,
@@ -159,21 +217,16 @@ class SimulatedHost:
             best_confidence="measured-direct",
             closes_at_will=False,
         )
-        self.folder = Path(folder)
-        self._has_gpu = gpu
-        self._meter_arguments = meter
-        self.start_meter()
-        self.engines = {}
-        for number, replica in enumerate((*replicas, *(("gpu-a",) if gpu else ()))):
-            self.register(replica, 100 + number)
 
     def start_meter(self, host_counters=None):
         self.journal = Journal(self.folder)
+        gpus = tuple(self.gpu_counters[: self._gpus])
+        without = "no published TDP is known for 'AMD EPYC'"
         arguments = {"calibration": Calibration(), **self._meter_arguments}
         self.meter = HostMeter(
             sensors=Sensors(
                 host=(self.host_counter,) if host_counters is None else host_counters,
-                devices=(self.gpu_counter,) if self._has_gpu else (),
+                devices=gpus,
                 cpu=DetectedCpu(
                     vendor="amd",
                     model="AMD EPYC",
@@ -182,34 +235,49 @@ class SimulatedHost:
                     threads=2,
                     packages=(0,),
                 ),
-                gpu_models={GPU: "NVIDIA H100 80GB HBM3"} if self._has_gpu else {},
+                gpu_models={counter.facts.device_id: "NVIDIA H100 80GB HBM3" for counter in gpus},
                 notes=(),
-                host_unavailable=None,
+                host_unavailable=without if host_counters == () else None,
+                sharing={counter.facts.device_id: self.sharing for counter in gpus},
             ),
             processes=self.processes,
             inbox=self.inbox,
             journal=self.journal,
             clock=self.clock,
             node="host-1",
+            signing_key=self.key,
             **arguments,
         )
 
-    def restart_meter(self):
-        """The meter's process is killed and started again; nothing is closed in between."""
+    def restart_meter(self, *, away_ms=0, watts=10, gpu_watts=300):
+        """The meter's process is killed and, a while later, started again; nothing is closed in between."""
         self.journal.close()
-        self.processes.pids.clear()
+        self.processes.pids_of.clear()
+        if away_ms:
+            self.run(away_ms, watts=watts, gpu_watts=gpu_watts)
+        self.start_meter()
+
+    def reboot(self):
+        """The machine starts afresh, and with it its clocks and counters; nothing that ran runs on."""
+        self.journal.close()
+        self.processes.pids_of.clear()
+        self.processes.running.clear()
+        self.clock.boot += "'"
+        self.clock.now_ns = 1_000_000_000
+        self.clock.suspended_ns = 0
+        for counter in (self.host_counter, *self.gpu_counters):
+            counter.value = 0
         self.start_meter()
 
     def register(self, replica, pid):
         self.processes.running[pid] = 7
-        device_ids = (GPU,) if replica.startswith("gpu") else ()
-        self.meter.register(
-            ReplicaRegistration(replica=replica, pid=pid, model="SmolLM2-135M-Instruct", device_ids=device_ids)
-        )
+        owned = {"gpu": (GPU,), "tp": (GPU, SECOND_GPU)}
+        device_ids = owned.get(replica.partition("-")[0], ())
+        self.meter.register(ReplicaRegistration(replica=replica, pid=pid, model=MODEL, device_ids=device_ids))
         self.engines[replica] = FakeEngine(replica, self.clock, self.inbox)
 
     def kill(self, replica):
-        del self.processes.running[self.processes.pids[replica]]
+        del self.processes.running[self.processes.pids_of[replica]]
         self.engines[replica].running = False
 
     def run(self, milliseconds, *, watts=10, gpu_watts=300, cpu=None, overhead=0, foreign=0):
@@ -217,12 +285,19 @@ class SimulatedHost:
         elapsed_ns = milliseconds * 1_000_000
         self.clock.now_ns += elapsed_ns
         self.host_counter.add(watts * milliseconds * 1000)
-        self.gpu_counter.add(gpu_watts * milliseconds * 1000)
+        for counter in self.gpu_counters:
+            counter.add(gpu_watts * milliseconds * 1000)
         parts = dict.fromkeys(self.engines, 1) if cpu is None else cpu
         for replica, part in parts.items():
             self.processes.use_ns[replica] = self.processes.use_ns.get(replica, 0) + int(part * elapsed_ns)
         self.processes.overhead_ns += int(overhead * elapsed_ns)
         self.processes.foreign_ns += int(foreign * elapsed_ns)
+
+    def suspend(self, seconds, *, microjoules=0):
+        """The machine sleeps; its counters may go on."""
+        self.clock.suspended_ns += int(seconds * 1e9)
+        self.host_counter.add(microjoules)
+        self.gpu_counter.add(microjoules)
 
     def close(self):
         self.journal.close()
@@ -248,6 +323,8 @@ class Lab:
     clock: type = FakeClock
     counter: type = FakeCounter
     gpu: str = GPU
+    second_gpu: str = SECOND_GPU
+    model: str = MODEL
     decode: staticmethod = decode
     prefill: staticmethod = prefill
     request_id: staticmethod = request_id
@@ -259,3 +336,21 @@ class Lab:
 @pytest.fixture(scope="session")
 def lab():
     return Lab()
+
+
+@contextmanager
+def _full_disk(file):
+    """A limit on a file's size stands in for a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 40, hard))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.fixture(scope="session")
+def full_disk():
+    return _full_disk

@@ -16,7 +16,7 @@ from metering.attribution import (
 from metering.calibration import Weights
 from metering.cpu_shares import CpuUse
 from metering.engine_steps import RequestWork
-from metering.replica_steps import StepSpan
+from metering.replica_steps import StepSpan, StepWork
 
 _weights = Weights()
 
@@ -30,7 +30,7 @@ def _load(replica="a", steps=(), residents=None):
 
 
 def _span(begin, end, *work):
-    return StepSpan(begin_ns=begin, end_ns=end, work=work)
+    return StepSpan(begin_ns=begin, end_ns=end, work=StepWork(work))
 
 
 def _decode(name):
@@ -113,7 +113,7 @@ def _loads(draw):
     for replica in ("a", "b")[: draw(st.integers(0, 2))]:
         cuts = sorted(draw(st.lists(st.integers(0, 100), min_size=2, max_size=8)))
         steps = tuple(
-            StepSpan(begin_ns=begin, end_ns=end, work=tuple(draw(_works)))
+            StepSpan(begin_ns=begin, end_ns=end, work=StepWork(draw(_works)))
             for begin, end in itertools.pairwise(cuts)
             if end > begin
         )

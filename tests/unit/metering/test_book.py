@@ -25,7 +25,7 @@ def test_fractions_add_up_over_intervals_and_stay_with_the_mesh_at_the_end():
     book = _book()
     for _ in range(10):
         book.post(1, _thirds())
-    charges = [book.settle(serial, RequestShare(), billed=True).total_microjoules for serial in (1, 2, 3)]
+    charges = [book.settle(serial, RequestShare(), billed=True, settled_ns=0).total_microjoules for serial in (1, 2, 3)]
     assert charges == [3, 3, 3]
     totals = book.totals()
     assert (totals.request_microjoules, totals.overhead_microjoules) == (9, 1)
@@ -42,7 +42,7 @@ def test_shares_that_do_not_sum_to_the_energy_are_refused_whole():
 def test_an_estimate_is_lent_by_trueup_and_given_back():
     book = _book()
     estimate = RequestShare(active_grains=5 * GRAINS_PER_MICROJOULE)
-    charge = book.settle(1, estimate, billed=True)
+    charge = book.settle(1, estimate, billed=True, settled_ns=0)
     assert charge.total_microjoules == charge.estimated_microjoules == 5
     assert book.totals().trueup_microjoules == -5
     book.post(7, Shares(requests={1: RequestShare(active_grains=7 * GRAINS_PER_MICROJOULE)}))
@@ -55,7 +55,7 @@ def test_what_is_not_billed_is_overhead():
     book = _book()
     book.post(9, Shares(requests={1: RequestShare(active_grains=9 * GRAINS_PER_MICROJOULE)}))
     assert book.totals().open_microjoules == 9
-    assert book.settle(1, RequestShare(), billed=False).total_microjoules == 9
+    assert book.settle(1, RequestShare(), billed=False, settled_ns=0).total_microjoules == 9
     totals = book.totals()
     assert (totals.request_microjoules, totals.overhead_microjoules, totals.open_microjoules) == (0, 9, 0)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metering.counters.counter import CounterFacts, Reading, difference
+from metering.counters.counter import CounterFacts, Reading, difference, timely
 
 FACTS = CounterFacts(
     device_id="d",
@@ -70,3 +70,18 @@ def test_a_difference_is_known_or_has_a_reason(before, after, elapsed):
     assert (delta.energy_microjoules is None) == (delta.lost is not None)
     assert delta.quarantined_microjoules >= 0
     assert (delta.energy_microjoules or 0) >= 0
+
+
+def test_a_reader_that_was_held_up_reads_again_so_that_the_time_is_the_values():
+    """The energy of a second in which the process didn't run would else look like a jump in the next interval."""
+    clock = iter([0, 1_000_000_000, 1_000_000_100, 1_000_000_300])
+    energy = iter([5, 7])
+    reading = timely(lambda: next(energy), lambda: next(clock))
+    assert reading == Reading(energy_microjoules=7, at_monotonic_ns=1_000_000_300)
+
+
+def test_a_reader_that_is_always_slow_is_believed_in_the_end():
+    clock = iter(range(0, 10**12, 10**9))
+    energy = iter(range(100))
+    reading = timely(lambda: next(energy), lambda: next(clock))
+    assert reading == Reading(energy_microjoules=2, at_monotonic_ns=5 * 10**9)

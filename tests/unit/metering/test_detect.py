@@ -1,5 +1,6 @@
 """Which counters are taken, in which order, and what is said about the others."""
 
+import json
 import types
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from clusters.silicon import Catalogue
 from metering.counters.detect import Machine, detect
+from metering.errors import ReplayUnusable
 
 CPUINFO = """processor\t: 0
 vendor_id\t: AuthenticAMD
@@ -38,6 +40,7 @@ def machine(tmp_path, catalogue):
             "nvml": None,
             "catalogue": catalogue,
             "monotonic_ns": lambda: 0,
+            "sleep": lambda _: None,
         }
         return Machine(**{**arguments, **changes})
 
@@ -68,22 +71,27 @@ def _methods(sensors):
     return [counter.facts.method for counter in (*sensors.devices, *sensors.host)]
 
 
-def test_a_bare_virtual_machine_is_derived_and_says_why(machine):
+def test_a_bare_virtual_machine_is_derived_and_says_why(machine, catalogue):
     sensors = detect(machine())
     assert _methods(sensors) == ["util-tdp"]
     assert sensors.host_unavailable is None
-    nvml, rapl, util = sensors.notes
+    nvml, rapl, ioreport, util = sensors.notes
     assert nvml == "nvml: not taken: the nvidia-ml-py package is not installed"
     assert rapl.startswith("rapl: not taken: no powercap tree")
-    assert util.startswith("util-tdp: taken at 2.083 W per busy thread: AMD EPYC 9005 series")
-    assert "AMD, product page" in util
+    assert ioreport == "ioreport: not taken: it is for Macs with Apple silicon and the zeus-apple-silicon package"
+    assert util.startswith("util-tdp: taken at 2.083 W per busy thread: AMD EPYC 9005 series (Zen 5), taken as AMD")
+    assert util.endswith(f"({catalogue.thread_power(sensors.cpu).source})")
 
 
 def test_rapl_comes_before_util_tdp(machine, tmp_path):
     _with_rapl(tmp_path)
     sensors = detect(machine())
     assert _methods(sensors) == ["rapl"]
-    assert "util-tdp: not taken: RAPL is better" in sensors.notes
+    assert sensors.notes[1:] == (
+        "rapl: taken for cpu-package-0",
+        "ioreport: not taken: rapl is better",
+        "util-tdp: not taken: rapl is better",
+    )
 
 
 def test_a_gpu_is_metered_beside_the_host(machine, tmp_path):
@@ -91,7 +99,64 @@ def test_a_gpu_is_metered_beside_the_host(machine, tmp_path):
     sensors = detect(machine(nvml=_nvml()))
     assert _methods(sensors) == ["nvml-total-energy", "rapl"]
     assert sensors.gpu_models == {"GPU-1": "NVIDIA L4"}
-    assert "nvml-total-energy: taken for NVIDIA L4 GPU-1" in sensors.notes
+    assert sensors.notes[0] == (
+        "nvml-total-energy: taken for NVIDIA L4 GPU-1, which is assumed to move every 100 ms: it hardly moved in 0.5 s"
+    )
+    assert list(sensors.sharing) == ["GPU-1"]
+
+
+def _apple():
+    module = types.ModuleType("zeus_apple_silicon")
+    metrics = types.SimpleNamespace(cpu_total_mj=5, gpu_mj=6, ane_mj=0, dram_mj=7)
+    module.AppleEnergyMonitor = lambda: types.SimpleNamespace(get_cumulative_energy=lambda: metrics)
+    return module
+
+
+def test_a_mac_without_proc_is_counted_and_told_what_is_missing(machine, tmp_path):
+    sensors = detect(machine(proc_root=tmp_path / "nothing", apple=_apple()))
+    assert _methods(sensors) == ["ioreport"] * 4
+    assert sensors.host_unavailable is None
+    assert "ioreport: taken for apple-cpu, apple-gpu, apple-ane, apple-dram" in " ".join(sensors.notes)
+    assert any("counted but not attributed" in note for note in sensors.notes)
+    assert "util-tdp: not taken: ioreport is better" in sensors.notes
+
+
+def _recording(folder, scope="cpu-package"):
+    facts = {
+        "device_id": "recorded-0",
+        "method": "rapl",
+        "scope": scope,
+        "period_ns": 1_000_000,
+        "wrap_microjoules": None,
+        "maximum_power_milliwatts": None,
+        "error_percent": 5.0,
+        "best_confidence": "measured-apportioned",
+        "closes_at_will": True,
+    }
+    file = folder / "recording"
+    file.write_text(f"{json.dumps({'counters': [facts]})}\ndevice_id,at_ns,energy_microjoules\nrecorded-0,5,7\n")
+    return file
+
+
+def test_a_recording_is_taken_only_when_asked_for_and_then_alone(machine, tmp_path):
+    _with_rapl(tmp_path)
+    sensors = detect(machine(nvml=_nvml(), replay_file=_recording(tmp_path)))
+    assert _methods(sensors) == ["replay"]
+    assert sensors.host[0].facts.best_confidence == "derived"
+    assert "RECORDING by rapl" in sensors.notes[0]
+    assert sensors.notes[1] == "nvml, rapl, ioreport, util-tdp: not taken: a recording is replayed instead"
+
+
+def test_a_recorded_gpu_is_a_device(machine, tmp_path):
+    sensors = detect(machine(replay_file=_recording(tmp_path, scope="gpu")))
+    assert (len(sensors.devices), sensors.host) == (1, ())
+    assert sensors.gpu_models == {"recorded-0": "recorded GPU"}
+    assert "holds no counter of a host" in sensors.host_unavailable
+
+
+def test_a_recording_that_cannot_be_played_is_no_reason_to_take_something_else(machine, tmp_path):
+    with pytest.raises(ReplayUnusable, match="missing"):
+        detect(machine(replay_file=tmp_path / "missing"))
 
 
 def test_unknown_silicon_is_unavailable_with_a_reason(machine, tmp_path):
@@ -135,4 +200,4 @@ def test_this_machine_has_a_note_for_every_method(catalogue):
             monotonic_ns=lambda: 0,
         )
     )
-    assert {note.partition(":")[0] for note in sensors.notes} >= {"nvml", "rapl", "util-tdp"}
+    assert {note.partition(":")[0] for note in sensors.notes} >= {"nvml", "rapl", "ioreport", "util-tdp"}

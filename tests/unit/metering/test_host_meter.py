@@ -12,6 +12,7 @@ from metering.errors import (
     UnknownRequest,
 )
 from metering.metered_replica import ReplicaRegistration
+from metering.statements import check_statement
 
 
 @pytest.fixture
@@ -260,15 +261,22 @@ def test_unknown_cpu_time_is_not_guessed(lab, host):
     assert "/proc/stat" in energy.unavailable_reason
 
 
-def test_without_a_counter_energy_is_unavailable_with_the_reason(lab, tmp_path):
+def test_without_a_counter_energy_is_unavailable_and_the_operator_is_told_once(lab, tmp_path, caplog):
     host = lab.host(tmp_path, replicas=())
     host.journal.close()
     host.start_meter(host_counters=())
     host.register("cpu-a", 100)
-    request = _run_alone(lab, host)
-    energy = host.meter.settle(request, "finished").energy
-    assert energy.total_microjoules is None
-    assert energy.unavailable_reason == "this host has no energy counter"
+    for number in range(3):
+        request = _run_alone(lab, host, number)
+        settlement = host.meter.settle(request, "finished")
+        assert settlement.energy.total_microjoules is None
+        assert settlement.energy.unavailable_reason == "no published TDP is known for 'AMD EPYC'"
+        assert check_statement(settlement.statement, host.key.public_key).microjoules is None
+    told = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert [record.getMessage() for record in told] == [
+        "host-1: requests on this silicon are NOT BILLED: cpu: no published TDP is known for 'AMD EPYC'"
+    ]
+    assert "cpu: no published TDP is known for 'AMD EPYC'" in [each.what for each in host.meter.report().incidents]
     host.close()
 
 

@@ -1,19 +1,41 @@
 """What a meter's restart finds, whatever the last one was doing when it ended."""
 
-import resource
-import signal
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metering.book import BookTotals
+from metering.checkpoint import Checkpoint, CounterMark
+from metering.counters.counter import Reading
 from metering.errors import JournalUnusable, JournalUnwritable
 from metering.figures import unknown_figures
 from metering.journal import BegunRequest, Journal, RegisteredReplica
+from metering.meter_report import Incident
 from metering.settlement import MeteredSilicon, Settlement, TokenCounts
+from metering.statements import ChainHead
 
-TOTALS = BookTotals(request_microjoules=5, idle_microjoules=2, counted_microjoules=7)
+CHECKPOINT = Checkpoint(
+    totals=BookTotals(request_microjoules=5, idle_microjoules=2, counted_microjoules=7),
+    trueup_magnitude_microjoules=3,
+    settled_requests=1,
+    boot_id="boot",
+    at_monotonic_ns=99,
+    counters={
+        "cpu": CounterMark(
+            method="rapl",
+            counted_microjoules=7,
+            quarantine_microjoules=0,
+            reading=Reading(energy_microjoules=2**50, at_monotonic_ns=98),
+            suspended_ns=4,
+        ),
+        "GPU-1": CounterMark(
+            method="nvml-total-energy", counted_microjoules=0, quarantine_microjoules=0, reading=None, suspended_ns=0
+        ),
+    },
+    chain=ChainHead(sequence=9, sha256="ab" * 32, charged_microjoules=5),
+)
 REPLICA = RegisteredReplica(replica="a", pid=7, started_ticks=9, model="m", device_ids=("GPU-1",))
 
 
@@ -48,7 +70,7 @@ def _filled(folder):
     journal.registered(REPLICA)
     journal.begun(_begun(1))
     journal.begun(_begun(2))
-    journal.settled(_settlement(1), TOTALS)
+    journal.settled((_settlement(1),), CHECKPOINT)
     return journal
 
 
@@ -58,7 +80,7 @@ def test_everything_is_found_again(tmp_path):
     assert state.replicas == {"a": REPLICA}
     assert list(state.begun.values()) == [_begun(2)]
     assert list(state.settled.values()) == [_settlement(1)]
-    assert state.totals.counted_microjoules == 7
+    assert state.checkpoint == CHECKPOINT
 
 
 def test_what_was_acknowledged_or_left_is_gone(tmp_path):
@@ -73,7 +95,7 @@ def test_what_was_acknowledged_or_left_is_gone(tmp_path):
 
 def test_a_request_that_begins_again_replaces_its_failed_attempt(tmp_path):
     journal = _filled(tmp_path)
-    journal.settled(_settlement(2, "failed"), TOTALS)
+    journal.settled((_settlement(2, "failed"),), CHECKPOINT)
     journal.begun(_begun(2, b"again"))
     journal.close()
     state = _reopened(tmp_path)
@@ -120,33 +142,49 @@ def test_two_meters_cannot_hold_it(tmp_path):
 
 def test_it_stays_bounded(tmp_path):
     journal = Journal(tmp_path, compact_after_bytes=10_000)
-    journal.settled(_settlement(1), TOTALS)
+    journal.settled((_settlement(1),), CHECKPOINT)
     for number in range(2000):
-        journal.totals(BookTotals(counted_microjoules=number, idle_microjoules=number))
+        journal.checkpoint(Checkpoint(totals=BookTotals(counted_microjoules=number, idle_microjoules=number)))
     journal.close()
     assert (tmp_path / "journal.ndjson").stat().st_size < 15_000
     state = _reopened(tmp_path)
     assert list(state.settled.values()) == [_settlement(1)]
-    assert state.totals.counted_microjoules == 1999
+    assert state.checkpoint.totals.counted_microjoules == 1999
 
 
-def test_a_full_disk_is_an_error_and_leaves_the_journal_whole(tmp_path):
-    """A limit on the file's size stands in for a full disk."""
+def test_a_full_disk_is_an_error_and_leaves_the_journal_whole(tmp_path, full_disk):
     journal = _filled(tmp_path)
-    size = (tmp_path / "journal.ndjson").stat().st_size
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 40, hard))
-        with pytest.raises(JournalUnwritable, match="cannot write"):
-            journal.settled(_settlement(2), TOTALS)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, handler)
-    assert (tmp_path / "journal.ndjson").stat().st_size == size
-    journal.settled(_settlement(2), TOTALS)
+    file = tmp_path / "journal.ndjson"
+    size = file.stat().st_size
+    with full_disk(file), pytest.raises(JournalUnwritable, match="cannot write"):
+        journal.settled((_settlement(2),), CHECKPOINT)
+    assert file.stat().st_size == size
+    assert list(journal.state.settled) == [_settlement(1).request_id]
+    journal.settled((_settlement(2),), CHECKPOINT)
     journal.close()
     assert len(_reopened(tmp_path).settled) == 2
+
+
+def test_settlements_that_are_made_together_are_found_together_or_not_at_all(tmp_path):
+    journal = _filled(tmp_path)
+    journal.settled((_settlement(2), _settlement(3)), replace(CHECKPOINT, settled_requests=3))
+    journal.close()
+    file = tmp_path / "journal.ndjson"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
+    torn = _reopened(tmp_path)
+    assert list(torn.settled) == [_settlement(1).request_id]
+    assert torn.checkpoint == CHECKPOINT
+    file.write_bytes(whole)
+    assert len(_reopened(tmp_path).settled) == 3
+
+
+def test_the_newest_incidents_are_kept(tmp_path):
+    journal = Journal(tmp_path)
+    for number in range(40):
+        journal.incident(Incident(at_unix_ns=number, what="gone"))
+    journal.close()
+    assert [incident.at_unix_ns for incident in _reopened(tmp_path).incidents] == list(range(8, 40))
 
 
 def test_a_folder_that_cannot_be_used_is_named(tmp_path):

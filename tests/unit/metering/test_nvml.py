@@ -40,6 +40,7 @@ def _pynvml(gpus):
     module.nvmlInit = lambda: None
     module.nvmlDeviceGetCount = lambda: len(gpus)
     module.nvmlDeviceGetHandleByIndex = gpus.__getitem__
+    module.nvmlDeviceGetHandleByUUID = lambda uuid: next(gpu for gpu in gpus if gpu.uuid == uuid)
     module.nvmlDeviceGetUUID = ask("uuid")
     module.nvmlDeviceGetName = ask("name")
     module.nvmlDeviceGetTotalEnergyConsumption = ask("millijoules")
@@ -54,7 +55,7 @@ def catalogue():
 
 
 def _take(gpus, catalogue, now):
-    return nvml_gpus(_pynvml(gpus), catalogue=catalogue, monotonic_ns=lambda: now[0])
+    return nvml_gpus(_pynvml(gpus), catalogue=catalogue, monotonic_ns=lambda: now[0], sleep=lambda _: None)
 
 
 def test_total_energy_is_taken_by_uuid_and_in_microjoules(catalogue):
@@ -108,6 +109,19 @@ def test_power_samples_too_far_apart_are_not_bridged(catalogue):
     assert counter.read().energy_microjoules - before.energy_microjoules == 10_000_000
 
 
+def test_the_time_without_power_readings_is_not_bridged(catalogue):
+    gpu, now = FakeGpu(), [0]
+    gpu.unsupported.add("millijoules")
+    counter = _take([gpu], catalogue, now).counters[0]
+    before = counter.read()
+    gpu.unsupported.add("milliwatts")
+    with pytest.raises(CounterLost, match="GPU-1"):
+        counter.read()
+    gpu.unsupported.discard("milliwatts")
+    now[0] += 1_000_000_000
+    assert counter.read().energy_microjoules == before.energy_microjoules
+
+
 def test_a_gpu_that_fell_off_the_bus_is_lost(catalogue):
     gpu = FakeGpu()
     counter = _take([gpu], catalogue, [0]).counters[0]
@@ -126,14 +140,52 @@ def test_the_highest_plausible_power_is_the_gpus_own_or_the_published(catalogue)
     assert _take([gpu], catalogue, [0]).counters[0].facts.maximum_power_milliwatts is None
 
 
-def test_a_gpu_without_any_counter_is_skipped_and_named(catalogue):
+def test_a_gpu_without_any_counter_is_named_with_the_reasons_and_keeps_its_model(catalogue):
     dumb = FakeGpu("GPU-dumb")
     dumb.unsupported |= {"millijoules", "milliwatts"}
     found = _take([FakeGpu(), dumb], catalogue, [0])
     assert [counter.facts.device_id for counter in found.counters] == ["GPU-1"]
-    assert "GPU-dumb" in found.skipped[0]
-    with pytest.raises(CounterUnavailable, match="GPU-dumb"):
-        _take([dumb], catalogue, [0])
+    assert found.models["GPU-dumb"] == "NVIDIA H100 80GB HBM3"
+    assert "nvml-total-energy: not taken for NVIDIA H100 80GB HBM3 GPU-dumb: Not Supported" in found.notes
+    assert "nvml-power-integrated: not taken for NVIDIA H100 80GB HBM3 GPU-dumb: Not Supported" in found.notes
+    assert _take([dumb], catalogue, [0]).counters == ()
+
+
+def test_a_gpu_that_does_not_answer_leaves_the_others(catalogue):
+    mute = FakeGpu("GPU-mute")
+    mute.unsupported.add("uuid")
+    found = _take([mute, FakeGpu()], catalogue, [0])
+    assert [counter.facts.device_id for counter in found.counters] == ["GPU-1"]
+    assert found.notes[0] == "nvml: not taken for GPU 0: Not Supported"
+
+
+def test_a_gpu_that_comes_back_is_looked_up_anew(catalogue):
+    gpu, gpus = FakeGpu(), []
+    gpus.append(gpu)
+    counter = _take(gpus, catalogue, [0]).counters[0]
+    gpu.unsupported.add("millijoules")
+    with pytest.raises(CounterLost, match="GPU-1"):
+        counter.read()
+    gpus[0] = FakeGpu()
+    gpus[0].millijoules = 3
+    assert counter.read().energy_microjoules == 3000
+
+
+def test_each_gpus_period_is_measured_at_start(catalogue):
+    fast, slow, now = FakeGpu("GPU-fast"), FakeGpu("GPU-slow"), [0]
+
+    def sleep(seconds):
+        now[0] += int(seconds * 1e9)
+        fast.millijoules = now[0] // 20_000_000
+        slow.millijoules = now[0] // 90_000_000
+
+    module = _pynvml([fast, slow])
+    found = nvml_gpus(module, catalogue=catalogue, monotonic_ns=lambda: now[0], sleep=sleep)
+    assert [counter.facts.period_ns for counter in found.counters] == [20_000_000, 90_000_000]
+    assert now[0] <= 500_000_000
+    assert found.notes[0].startswith(
+        "nvml-total-energy: taken for NVIDIA H100 80GB HBM3 GPU-fast, which moves every 20.0"
+    )
 
 
 def test_no_driver_and_no_gpu_are_unavailable(catalogue):
@@ -146,4 +198,4 @@ def test_no_driver_and_no_gpu_are_unavailable(catalogue):
 
     module.nvmlInit = no_driver
     with pytest.raises(CounterUnavailable, match="Driver Not Loaded"):
-        nvml_gpus(module, catalogue=catalogue, monotonic_ns=lambda: 0)
+        nvml_gpus(module, catalogue=catalogue, monotonic_ns=lambda: 0, sleep=lambda _: None)

@@ -88,6 +88,16 @@ def test_the_nearest_registered_ancestor_owns_a_process(proc, trees):
     assert _milliseconds(trees) == {"mesh": 15}
 
 
+def test_a_trees_processes_are_known_by_pid(proc, trees):
+    for pid, parent in ((10, 1), (11, 10), (20, 10), (30, 1)):
+        proc.spawn(pid, parent)
+    trees.add("mesh", 10)
+    trees.add("replica", 20)
+    assert trees.pids("mesh") == {10, 11}
+    assert trees.pids("replica") == {20}
+    assert trees.pids("nobody") == frozenset()
+
+
 def test_new_processes_are_found_at_most_every_two_seconds(proc, trees):
     proc.spawn(10, 1)
     trees.add("a", 10)

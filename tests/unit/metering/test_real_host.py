@@ -17,6 +17,7 @@ from metering.host_meter import HostMeter
 from metering.journal import Journal
 from metering.metered_replica import ReplicaRegistration
 from metering.process_tree import ProcessTrees, process_cpu_ns
+from metering.statements import MeterKey
 
 MILLIWATTS_PER_THREAD = 2_000
 PROC = Path("/proc")
@@ -58,6 +59,7 @@ def _meter(folder, inbox):
         journal=Journal(folder / "journal"),
         clock=clock,
         node="this-machine",
+        signing_key=MeterKey(bytes(32)),
     )
 
 

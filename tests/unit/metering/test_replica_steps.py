@@ -17,7 +17,7 @@ def _ended(steps, number, at):
 
 
 def _spans(steps, begin=0, end=1000):
-    return [(span.begin_ns, span.end_ns, span.work[0].request_id) for span in steps.spans(begin, end)]
+    return [(span.begin_ns, span.end_ns, span.work.requests[0].request_id) for span in steps.spans(begin, end)]
 
 
 def test_a_step_scheduled_ahead_begins_when_its_predecessor_ends():

@@ -11,6 +11,7 @@ from metering.counters.counter import CounterFacts
 from metering.errors import SettlementMalformed
 from metering.figures import Stay, figures, unknown_figures
 from metering.settlement import EnergyErrors, EnergyFigures, MeteredSilicon, Settlement, TokenCounts
+from metering.statements import SignedStatement
 
 _counts = st.integers(0, 2**70)
 _maybe = st.one_of(st.none(), _counts)
@@ -51,7 +52,22 @@ _settlements = st.builds(
         node=st.text(),
     ),
     context=st.binary(max_size=100),
+    statement=st.one_of(st.none(), st.builds(SignedStatement, statement=st.text(), signature=st.text())),
 )
+
+
+def _unbilled():
+    return Settlement(
+        request_id="a",
+        replica="r",
+        outcome="finished",
+        start_unix_ns=1,
+        duration_ns=1,
+        energy=unknown_figures("why"),
+        tokens=TokenCounts(input=0, cached=0, output=0),
+        silicon=MeteredSilicon(vendor="amd", model="m", device_ids=(), node="n"),
+        context=b"",
+    )
 
 
 @given(settlement=_settlements)
@@ -59,6 +75,13 @@ def test_it_comes_back_equal_and_fits_on_a_line(settlement):
     data = settlement.to_json()
     assert b"\n" not in data
     assert Settlement.from_json(data) == settlement
+
+
+def test_a_settlement_from_before_statements_has_none():
+    settlement = _unbilled()
+    document = json.loads(settlement.to_json())
+    del document["statement"]
+    assert Settlement.from_json(json.dumps(document).encode()) == settlement
 
 
 @pytest.mark.parametrize(
@@ -70,21 +93,11 @@ def test_it_comes_back_equal_and_fits_on_a_line(settlement):
         lambda document: document.update(context="***"),
         lambda document: document["energy"].update(method_confidence="sure"),
         lambda document: document.update(energy=None),
+        lambda document: document.update(statement={"statement": "{}"}),
     ],
 )
 def test_other_bytes_are_refused(change):
-    settlement = Settlement(
-        request_id="a",
-        replica="r",
-        outcome="finished",
-        start_unix_ns=1,
-        duration_ns=1,
-        energy=unknown_figures("why"),
-        tokens=TokenCounts(input=0, cached=0, output=0),
-        silicon=MeteredSilicon(vendor="amd", model="m", device_ids=(), node="n"),
-        context=b"",
-    )
-    document = json.loads(settlement.to_json())
+    document = json.loads(_unbilled().to_json())
     change(document)
     with pytest.raises(SettlementMalformed):
         Settlement.from_json(json.dumps(document).encode())
@@ -110,13 +123,14 @@ def _facts(method="nvml-total-energy", confidence="measured-direct", period_ns=1
     )
 
 
-def _confidence(facts=None, *, batch=1000, seconds=5, estimated=0, steps_lost=False):
+def _confidence(facts=None, *, batch=1000, seconds=5, estimated=0, steps_lost=False, shared=False):
     charge = Charge(active_microjoules=100, floor_microjoules=0, estimated_microjoules=estimated)
     stay = Stay(
         resident_ns=seconds * 1_000_000_000,
         mean_batch_thousandths=batch,
         peak_milliwatts=None,
         steps_lost=steps_lost,
+        shared=shared,
     )
     return figures(charge, facts or (_facts(),), stay, allocation_percent=None).method_confidence
 
@@ -130,12 +144,14 @@ def test_confidence_is_the_weakest_that_applies():
     assert _confidence(estimated=20) == "measured-direct"
     assert _confidence(estimated=21) == "estimated"
     assert _confidence(steps_lost=True) == "estimated"
+    assert _confidence(shared=True) == "estimated"
+    assert _confidence((derived,), shared=True) == "derived"
     assert _confidence((_facts(), derived)) == "derived"
 
 
 def test_a_sum_of_counters_names_each_method_once_and_the_worst_error():
     charge = Charge(active_microjoules=1, floor_microjoules=2, estimated_microjoules=0)
-    stay = Stay(resident_ns=0, mean_batch_thousandths=None, peak_milliwatts=None, steps_lost=False)
+    stay = Stay(resident_ns=0, mean_batch_thousandths=None, peak_milliwatts=None, steps_lost=False, shared=False)
     counters = (_facts(), _facts(), _facts("rapl", period_ns=1_000_000, percent=5.0))
     energy = figures(charge, counters, stay, allocation_percent=4.5)
     assert energy.method == "nvml-total-energy+rapl"

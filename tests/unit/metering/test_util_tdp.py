@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metering.counters.util_tdp import UtilTdpCounter
@@ -45,6 +45,7 @@ def test_the_maximum_is_all_visible_threads_and_not_the_socket(tmp_path):
     assert (facts.method, facts.scope, facts.best_confidence) == ("util-tdp", "cpu", "derived")
 
 
+@settings(deadline=None)  # it writes files
 @given(ticks=st.lists(st.integers(0, 1000), max_size=50))
 def test_many_readings_add_up_to_one(tmp_path_factory, ticks):
     root = tmp_path_factory.mktemp("proc")

@@ -17,6 +17,7 @@ BLOCKED = (
     "ray",
     "vllm",
     "torch",
+    "alembic",
     "sqlalchemy",
     "fastapi",
     "starlette",

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select
 
 from metering.settlement import Settlement
+from metering.statements import MeterKey, SignedStatement, StatementChain
+from receipts import ledger as ledger_module
 from receipts.canonical import parse_strict
 from receipts.document import document_from, receipt_from_signed_bytes
 from receipts.errors import LedgerError, LedgerInUse, LedgerUnavailable, LedgerUnusable, SettlementRefused
@@ -224,7 +227,7 @@ class TestSettle:
         max_size=8,
     )
 )
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 def test_whatever_comes_how_often_it_may_the_books_balance_and_chains_have_no_gap(
     make_settlement, batches: list[list[tuple[int, str]]]
 ) -> None:
@@ -416,9 +419,9 @@ class TestTrouble:
     def test_a_later_versions_ledger_is_left_alone(self, path: Path, ledger: Ledger) -> None:
         ledger.close()
         with sqlite3.connect(path) as later:
-            later.execute("INSERT INTO schema_version VALUES (2, 0)")
+            later.execute("UPDATE alembic_version SET version_num = '9999'")
         later.close()
-        with pytest.raises(LedgerUnusable, match="schema version 2; this program knows version 1"):
+        with pytest.raises(LedgerUnusable, match="schema revision '9999'; this program knows them up to '0002'"):
             opened(path)
 
     def test_a_missing_folder_is_named(self, tmp_path: Path) -> None:
@@ -444,7 +447,7 @@ class TestTrouble:
         "UPDATE receipts SET signature = x'02' WHERE signature IS NOT NULL",
         "DELETE FROM accounts",
         "DELETE FROM api_keys",
-        "UPDATE schema_version SET version = 2",
+        "UPDATE receipts SET statement = '{}'",
     ],
 )
 def test_history_cannot_be_changed_even_past_this_program(
@@ -479,6 +482,24 @@ def test_a_balance_past_64_bits_is_exact(ledger: Ledger) -> None:
     assert ledger.balance_usd_picos("whale") == sum(amounts) > 2**63
 
 
+def test_the_auditors_page_checks_the_meters_statements_in_a_ledger(tmp_path: Path, make_settlement) -> None:
+    page = Path(ledger_module.__file__).with_name("README.md").read_text()
+    _of_a_receipt, program = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    chain = StatementChain(MeterKey(bytes(32)), None)
+    honest = chain.state(request_id="1", outcome="finished", microjoules=1, counted_microjoules=1, open_ns=0)
+    forged = SignedStatement(statement=honest.statement.replace(":1,", ":2,"), signature=honest.signature)
+    for name, statement, passes in (("a", honest, True), ("b", forged, False)):
+        folder = tmp_path / name
+        folder.mkdir()
+        ledger = opened(folder / "ledger.sqlite3")
+        ledger.create_key("acme", "test")
+        settle(ledger, make_settlement(1), make_settlement(2, statement=statement))
+        ledger.close()
+        done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False)
+        assert (done.returncode == 0) == passes, done.stderr
+        assert ("BadSignatureError" in done.stderr) != passes
+
+
 _CHILD = """
 import sys
 from pathlib import Path
@@ -500,5 +521,6 @@ def test_a_stored_receipt_is_its_document(ledger: Ledger, make_settlement) -> No
     signed = StoredReceipt(
         **{name: getattr(stored, name) for name in ("receipt_id", "account", "seq", "signed_bytes")},
         signature=b"\xab" * 64,
+        statement=None,
     )
     assert json.loads(signed.document_bytes())["verification"]["signature"] == "ab" * 64

@@ -6,18 +6,20 @@ import logging
 import os
 import pickle
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from nacl.signing import VerifyKey
 
+from metering.statements import SignedStatement
 from receipts.frost.aggregate import aggregate
 from receipts.frost.errors import FrostError
 from receipts.frost.round_one import NonceCommitment
 from receipts.frost.signing_package import SigningPackage
 from receipts.group_record import GroupRecord
+from receipts.meter_enrolment import MAX_METERS, MeterEnrolment
 from receipts.signer import MAX_BATCH, MAX_COMMITMENTS, Signer
 from receipts.signer_messages import (
     CeremonyPlan,
@@ -27,7 +29,7 @@ from receipts.signer_messages import (
     SigningReply,
     SigningRequest,
 )
-from receipts.signer_store import ChainClaim
+from receipts.signer_store import ChainClaim, StatementNumber
 from receipts.signing_errors import PolicyViolation, ShareUnusable, SigningError
 
 SECRET = bytes(range(32))
@@ -35,7 +37,10 @@ MEMBERS = range(1, 6)
 
 
 class ToyPolicy:
-    """Signs JSON with account, seq and prev; refuses what says that it is wrong."""
+    """Signs JSON with account, seq and prev, whatever meters say; refuses what says that it is wrong."""
+
+    def examine_stated(self, message: bytes, evidence: SignedStatement | None, *, key_id: str, meters) -> ChainClaim:
+        return self.examine(message, key_id=key_id)
 
     def examine(self, message: bytes, *, key_id: str) -> ChainClaim:
         assert len(key_id) == 16
@@ -62,6 +67,12 @@ def chain(length: int, account: str = "acme", note: str = "") -> list[bytes]:
         messages.append(json.dumps(body).encode())
         previous = hashlib.sha256(messages[-1]).hexdigest()
     return messages
+
+
+def unstated(packages: Iterable[SigningPackage], heads: tuple[SignedMessage, ...] = ()) -> SigningRequest:
+    """A request without evidence, which the toy policy doesn't ask for."""
+    packages = tuple(packages)
+    return SigningRequest(packages=packages, evidence=(None,) * len(packages), heads=heads)
 
 
 def open_signer(folder: Path, identifier: int, **options: object) -> Signer:
@@ -103,9 +114,9 @@ class Five:
             signer.activate(record)
         return record
 
-    def restart(self, identifier: int) -> Signer:
+    def restart(self, identifier: int, **options: object) -> Signer:
         self.signers[identifier].close()
-        self.signers[identifier] = open_signer(self.folder, identifier)
+        self.signers[identifier] = open_signer(self.folder, identifier, **options)
         return self.signers[identifier]
 
     def packages(self, messages: list[bytes], quorum: tuple[int, ...]) -> tuple[SigningPackage, ...]:
@@ -118,7 +129,7 @@ class Five:
     def sign(
         self, messages: list[bytes], quorum: tuple[int, ...] = (1, 2, 3), heads: tuple[SignedMessage, ...] = ()
     ) -> dict[int, SigningReply]:
-        request = SigningRequest(packages=self.packages(messages, quorum), heads=heads)
+        request = unstated(self.packages(messages, quorum), heads)
         self.last_request = request
         return {each: self.signers[each].sign(request) for each in quorum}
 
@@ -165,7 +176,7 @@ def test_a_restart_keeps_share_and_marks_and_drops_nonces(five: Five) -> None:
     packages = five.packages(messages, (1, 2, 3))
     signer = five.restart(1)
     assert signer.status().record == record
-    assert reasons(signer.sign(SigningRequest(packages=packages))) == [Refusal.NONCE] * 2
+    assert reasons(signer.sign(unstated(packages))) == [Refusal.NONCE] * 2
     fork = chain(2, note="fork")
     assert reasons(five.sign(fork)[1]) == [Refusal.CHAIN, Refusal.WAITING]
     five.signatures(record, messages, (1, 2, 3))
@@ -177,7 +188,7 @@ def test_nonces_are_consumed_whatever_becomes_of_the_message(five: Five) -> None
     assert reasons(five.sign(messages)[1]) == [Refusal.POLICY, None]
     request = five.last_request
     good = chain(1)[0]
-    again = SigningRequest(packages=tuple(replace(each, message=good) for each in request.packages))
+    again = unstated(tuple(replace(each, message=good) for each in request.packages))
     assert reasons(five.signers[1].sign(again)) == [Refusal.NONCE] * 2
 
 
@@ -185,14 +196,14 @@ def test_one_commitment_twice_in_a_request_serves_once(five: Five) -> None:
     five.found()
     first, second = chain(2)
     (package,) = five.packages([first], (1, 2, 3))
-    reply = five.signers[1].sign(SigningRequest(packages=(package, replace(package, message=second))))
+    reply = five.signers[1].sign(unstated((package, replace(package, message=second))))
     assert reasons(reply) == [None, Refusal.NONCE]
 
 
 def test_a_package_without_our_commitment_gets_nothing(five: Five) -> None:
     five.found()
     (package,) = five.packages(chain(1), (2, 3, 4))
-    assert reasons(five.signers[1].sign(SigningRequest(packages=(package,)))) == [Refusal.NONCE]
+    assert reasons(five.signers[1].sign(unstated((package,)))) == [Refusal.NONCE]
 
 
 def test_another_signers_bad_commitment_or_a_small_quorum_is_a_package_refusal(five: Five) -> None:
@@ -201,7 +212,7 @@ def test_another_signers_bad_commitment_or_a_small_quorum_is_a_package_refusal(f
     first, second = five.packages([chain(1)[0]] * 2, (1, 2, 3))
     spoiled = replace(first, commitments=(*first.commitments[:2], bad))
     small = replace(second, commitments=second.commitments[:2])
-    reply = five.signers[1].sign(SigningRequest(packages=(spoiled, small)))
+    reply = five.signers[1].sign(unstated((spoiled, small)))
     assert reasons(reply) == [Refusal.PACKAGE] * 2
 
 
@@ -214,9 +225,9 @@ def test_the_mark_is_written_before_the_share_is_released(five: Five) -> None:
     blocker = sqlite3.connect(path)
     blocker.executescript("CREATE TRIGGER full BEFORE INSERT ON vouched BEGIN SELECT RAISE(ABORT, 'disk full'); END;")
     with pytest.raises(SigningError, match="disk full"):
-        five.signers[1].sign(SigningRequest(packages=packages))
+        five.signers[1].sign(unstated(packages))
     blocker.executescript("DROP TRIGGER full")
-    assert reasons(five.signers[1].sign(SigningRequest(packages=packages))) == [Refusal.NONCE]
+    assert reasons(five.signers[1].sign(unstated(packages))) == [Refusal.NONCE]
     assert reasons(five.sign(message)[1]) == [None]
     assert blocker.execute("SELECT seq FROM account").fetchall() == [(1,)]
     blocker.close()
@@ -250,6 +261,118 @@ def test_a_policy_that_lies_about_the_hash_or_the_place_is_not_believed(five: Fi
     assert reasons(five.sign(chain(2))[1]) == [Refusal.POLICY] * 2
 
 
+METER = MeterEnrolment(public_key=bytes(range(32)), node="host-1", maximum_power_milliwatts=250_000)
+
+
+class EvidencePolicy(ToyPolicy):
+    """Takes as a statement's number what stands in the evidence, of meters that are enrolled."""
+
+    def examine_stated(self, message: bytes, evidence: SignedStatement | None, *, key_id: str, meters) -> ChainClaim:
+        if evidence is None or METER.public_key not in meters:
+            raise PolicyViolation(f"{evidence} with {len(meters)} meters")
+        assert meters[METER.public_key] == METER
+        number = StatementNumber(meter=METER.public_key, sequence=int(evidence.statement))
+        return replace(self.examine(message, key_id=key_id), stated=number)
+
+
+def with_evidence(five: Five, messages: list[bytes], *numbers: int) -> SigningRequest:
+    evidence = tuple(SignedStatement(statement=str(each), signature="") for each in numbers)
+    return SigningRequest(packages=five.packages(messages, (1, 2, 3)), evidence=evidence)
+
+
+def test_each_message_is_examined_with_its_own_evidence_and_the_enrolled_meters(five: Five, tmp_path: Path) -> None:
+    record = five.found()
+    five.restart(1, policy=EvidencePolicy())
+    messages = chain(2)
+    assert reasons(five.signers[1].sign(with_evidence(five, messages, 1, 2))) == [Refusal.POLICY] * 2
+    five.signers[1].enrol_meter(METER)
+    assert reasons(five.sign(messages)[1]) == [Refusal.POLICY] * 2
+    assert reasons(five.signers[1].sign(with_evidence(five, messages, 1, 2))) == [None, None]
+    assert reasons(five.signers[1].sign(with_evidence(five, messages, 1, 2))) == [None, None]
+    other = chain(1, "other")
+    assert reasons(five.signers[1].sign(with_evidence(five, other, 2))) == [Refusal.CHAIN]
+    assert five.signers[1].status().record == record
+
+
+def test_one_piece_of_evidence_goes_with_each_message(five: Five) -> None:
+    five.found()
+    for numbers in [(), (1,), (1, 2, 3)]:
+        with pytest.raises(SigningError, match="one piece of evidence"):
+            five.signers[1].sign(with_evidence(five, chain(2), *numbers))
+
+
+def test_a_proved_head_needs_no_evidence(five: Five, tmp_path: Path) -> None:
+    record = five.found()
+    messages = chain(2)
+    signatures = five.signatures(record, messages, (1, 2, 3))
+    signer = five.restart(4, policy=EvidencePolicy())
+    signer.enrol_meter(METER)
+    heads = (SignedMessage(message=messages[1], signature=signatures[1]),)
+    evidence = (SignedStatement(statement="7", signature=""),)
+    packages = five.packages(chain(3)[2:], (2, 3, 4))
+    assert reasons(signer.sign(SigningRequest(packages=packages, evidence=evidence, heads=heads))) == [None]
+
+
+def test_enrolled_meters_outlive_a_restart(five: Five, tmp_path: Path) -> None:
+    signer = five.signers[1]
+    signer.enrol_meter(METER)  # before there is a group, even
+    second = replace(METER, public_key=bytes(32), node="host-2")
+    signer.enrol_meter(second)
+    file = tmp_path / "signer-1" / "meters.sealed"
+    written = file.stat().st_mtime_ns
+    signer.enrol_meter(METER)
+    assert file.stat().st_mtime_ns == written, "the same again writes nothing"
+    stronger = replace(METER, maximum_power_milliwatts=300_000)
+    signer.enrol_meter(stronger)
+    assert five.restart(1)._meters.by_key == {METER.public_key: stronger, second.public_key: second}
+    assert five.restart(2)._meters.by_key == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"public_key": b""}, "has 0 bytes, not 32"),
+        ({"public_key": bytes(33)}, "has 33 bytes, not 32"),
+        ({"node": ""}, "no name"),
+        ({"node": "x" * 256}, "too long"),
+        ({"maximum_power_milliwatts": -1}, "negative maximum power"),
+    ],
+)
+def test_a_malformed_enrolment_is_refused(five: Five, changes: dict[str, object], says: str) -> None:
+    with pytest.raises(SigningError, match=says):
+        five.signers[1].enrol_meter(replace(METER, **changes))
+    assert not (five.folder / "signer-1" / "meters.sealed").exists()
+
+
+def test_meters_are_not_enrolled_without_end(five: Five) -> None:
+    signer = five.signers[1]
+    many = {bytes([*divmod(n, 256), *bytes(30)]): METER for n in range(MAX_METERS)}
+    signer._meters._meters = many
+    with pytest.raises(SigningError, match="1024 meters are enrolled"):
+        signer.enrol_meter(METER)
+
+
+def test_a_damaged_or_exposed_file_of_meters_is_said(five: Five, tmp_path: Path) -> None:
+    five.signers[1].enrol_meter(METER)
+    five.signers[1].close()
+    file = tmp_path / "signer-1" / "meters.sealed"
+    content = file.read_bytes()
+    file.write_bytes(content[:-10])
+    with pytest.raises(ShareUnusable, match=r"meters\.sealed is damaged"):
+        open_signer(tmp_path, 1)
+    file.write_bytes(content)
+    file.chmod(0o644)
+    with pytest.raises(ShareUnusable, match="can be read by other users"):
+        open_signer(tmp_path, 1)
+
+
+def test_an_enrolment_that_cannot_be_written_is_not_believed(five: Five, tmp_path: Path) -> None:
+    (tmp_path / "signer-1" / "meters.sealed.new").mkdir()
+    with pytest.raises(SigningError, match="could not be written"):
+        five.signers[1].enrol_meter(METER)
+    assert five.signers[1]._meters.by_key == {}
+
+
 def test_limits(five: Five) -> None:
     with pytest.raises(SigningError, match="no active key share"):
         five.signers[1].commit(1)
@@ -259,15 +382,15 @@ def test_limits(five: Five) -> None:
             five.signers[1].commit(count)
     (package,) = five.packages(chain(1), (1, 2, 3))
     with pytest.raises(SigningError, match="at most"):
-        five.signers[1].sign(SigningRequest(packages=(package,) * (MAX_BATCH + 1)))
-    assert reasons(five.signers[1].sign(SigningRequest(packages=(package,)))) == [None]
+        five.signers[1].sign(unstated((package,) * (MAX_BATCH + 1)))
+    assert reasons(five.signers[1].sign(unstated((package,)))) == [None]
 
 
 def test_the_oldest_unused_nonces_are_dropped(five: Five) -> None:
     five.found()
     oldest = five.packages(chain(1), (1, 2, 3))
     five.signers[1].commit(MAX_COMMITMENTS)
-    assert reasons(five.signers[1].sign(SigningRequest(packages=oldest))) == [Refusal.NONCE]
+    assert reasons(five.signers[1].sign(unstated(oldest))) == [Refusal.NONCE]
 
 
 def test_a_share_in_use_cannot_be_overwritten(five: Five) -> None:

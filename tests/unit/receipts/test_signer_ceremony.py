@@ -15,7 +15,7 @@ from receipts.signer_messages import (
     CeremonyPlan,
     RoundOnePackage,
     SealedShare,
-    SignedStatement,
+    SignedGroupStatement,
     SignerIdentity,
 )
 from receipts.signing_errors import SigningError
@@ -43,7 +43,7 @@ class Table:
     def seal(self, packages: tuple[RoundOnePackage, ...]) -> list[SealedShare]:
         return [share for each in MEMBERS for share in self.ceremonies[each].seal(packages)]
 
-    def conclude(self, sealed: list[SealedShare]) -> dict[int, tuple[KeyShare, SignedStatement]]:
+    def conclude(self, sealed: list[SealedShare]) -> dict[int, tuple[KeyShare, SignedGroupStatement]]:
         return {each: self.ceremonies[each].conclude(for_(each, sealed)) for each in MEMBERS}
 
 
@@ -56,7 +56,7 @@ def table() -> Table:
     return Table()
 
 
-def record_of(concluded: dict[int, tuple[KeyShare, SignedStatement]]) -> GroupRecord:
+def record_of(concluded: dict[int, tuple[KeyShare, SignedGroupStatement]]) -> GroupRecord:
     return GroupRecord(
         statement=concluded[1][1].statement,
         signatures={each: signed.signature for each, (_, signed) in concluded.items()},

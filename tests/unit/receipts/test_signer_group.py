@@ -14,11 +14,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from nacl.signing import VerifyKey
 
+from metering.statements import SignedStatement
 from receipts.frost.ciphersuite import Scalar, add, public_scalar
 from receipts.frost.errors import FrostError
 from receipts.group_record import GroupRecord
+from receipts.meter_enrolment import MeterEnrolment
 from receipts.signer import Signer
-from receipts.signer_group import SignerGroup
+from receipts.signer_group import SignerGroup, enrol_meter
 from receipts.signer_messages import (
     CeremonyPlan,
     CommitmentBatch,
@@ -27,8 +29,8 @@ from receipts.signer_messages import (
     RoundOnePackage,
     SealedShare,
     ShareRefused,
+    SignedGroupStatement,
     SignedMessage,
-    SignedStatement,
     SigningRefused,
     SigningReply,
     SigningRequest,
@@ -48,7 +50,10 @@ MEMBERS = range(1, 6)
 
 
 class ToyPolicy:
-    """Signs JSON with account, seq and prev; refuses what says that it is wrong."""
+    """Signs JSON with account, seq and prev, whatever meters say; refuses what says that it is wrong."""
+
+    def examine_stated(self, message: bytes, evidence: SignedStatement | None, *, key_id: str, meters) -> ChainClaim:
+        return self.examine(message, key_id=key_id)
 
     def examine(self, message: bytes, *, key_id: str) -> ChainClaim:
         assert len(key_id) == 16
@@ -71,6 +76,11 @@ def chain(length: int, account: str = "acme", wrong: Iterable[int] = ()) -> list
         messages.append(json.dumps(body).encode())
         previous = hashlib.sha256(messages[-1]).hexdigest()
     return messages
+
+
+def unstated(messages: Iterable[bytes]) -> list[tuple[bytes, None]]:
+    """Messages without evidence, which the toy policy doesn't ask for."""
+    return [(each, None) for each in messages]
 
 
 class Book:
@@ -100,10 +110,10 @@ class Port(LocalSigner):
         self.calls: list[str] = []
         self.spoil_reply: Callable[[SigningReply], SigningReply] = lambda reply: reply
         self.spoil_commitments: Callable[[CommitmentBatch], CommitmentBatch] = lambda batch: batch
-        self.spoil_statement: Callable[[SignedStatement], SignedStatement] = lambda signed: signed
+        self.spoil_statement: Callable[[SignedGroupStatement], SignedGroupStatement] = lambda signed: signed
         self.spoil_package: Callable[[RoundOnePackage], RoundOnePackage] = lambda package: package
 
-    async def conclude(self, sealed: tuple[SealedShare, ...]) -> SignedStatement:
+    async def conclude(self, sealed: tuple[SealedShare, ...]) -> SignedGroupStatement:
         await self._meet("conclude")
         return self.spoil_statement(await super().conclude(sealed))
 
@@ -124,6 +134,10 @@ class Port(LocalSigner):
     async def activate(self, record: GroupRecord) -> None:
         await self._meet("activate")
         await super().activate(record)
+
+    async def enrol_meter(self, enrolment: MeterEnrolment) -> None:
+        await self._meet("enrol_meter")
+        await super().enrol_meter(enrolment)
 
     async def commit(self, count: int) -> CommitmentBatch:
         await self._meet("commit")
@@ -175,7 +189,7 @@ class House:
 
     async def sign(self, group: SignerGroup, messages: Sequence[bytes]) -> list[bytes | SigningRefused]:
         """As the ledger does: sign, then keep what was signed."""
-        signatures = await group.sign(messages)
+        signatures = await group.sign(unstated(messages))
         self.book.keep(messages, signatures)
         return signatures
 
@@ -216,18 +230,61 @@ def spoil_shares(reply: SigningReply) -> SigningReply:
     return replace(reply, outcomes=outcomes)
 
 
+METER = MeterEnrolment(public_key=bytes(range(32)), node="host-1", maximum_power_milliwatts=250_000)
+
+
+async def test_a_meter_is_enrolled_with_all_signers_that_answer(house: House, caplog) -> None:
+    for _ in range(2):
+        async with dead(house, 2, 4):
+            await enrol_meter(house.ports, METER)
+        assert [len(house.signers[each]._meters.by_key) for each in MEMBERS] == [1, 0, 1, 0, 1]
+    assert "signer 2 does not know the meter of host-1: dead" in caplog.text
+    await enrol_meter(house.ports, METER)
+    assert [dict(house.signers[each]._meters.by_key) for each in MEMBERS] == [{METER.public_key: METER}] * 5
+
+
+async def test_a_meter_that_too_few_signers_know_is_said(house: House) -> None:
+    async with dead(house, 1, 2, 5):
+        with pytest.raises(QuorumUnavailable, match=r"meter of host-1 is not enrolled with 3 signers: .*dead"):
+            await enrol_meter(house.ports, METER)
+
+
+async def test_a_receipt_that_some_signers_cannot_vouch_for_is_signed_by_others(house: House) -> None:
+    """One that does not know the meter yet, as after it was away when the meter was enrolled."""
+
+    class Wary(ToyPolicy):
+        def examine_stated(self, message, evidence, *, key_id, meters) -> ChainClaim:
+            if evidence is None or not meters:
+                raise PolicyViolation("its meter is not enrolled with this signer")
+            return self.examine(message, key_id=key_id)
+
+    evidence = SignedStatement(statement="the meter's word", signature="")
+    for each in MEMBERS:
+        house.reopen(each, policy=Wary())
+    group = await house.start()
+    (message,) = chain(1)
+    (refused,) = await group.sign([(message, evidence)])
+    assert isinstance(refused, SigningRefused)
+    assert "not enrolled" in refused.reason
+    async with dead(house, 1):
+        await enrol_meter(house.ports, METER)
+    assert verified(group, [message], await group.sign([(message, evidence)]))
+    (refused,) = await group.sign([(message, None)])
+    assert isinstance(refused, SigningRefused)
+
+
 async def test_signatures_come_in_order_and_verify(house: House) -> None:
     group = await house.start()
     messages = [*chain(5), *chain(3, account="other")]
-    assert verified(group, messages, await group.sign(messages))
-    assert await group.sign([]) == []
+    assert verified(group, messages, await group.sign(unstated(messages)))
+    assert await group.sign(unstated([])) == []
 
 
 async def test_a_call_longer_than_a_batch_is_cut(house: House) -> None:
     house.max_batch = 4
     group = await house.start()
     messages = chain(11)
-    assert verified(group, messages, await group.sign(messages))
+    assert verified(group, messages, await group.sign(unstated(messages)))
     assert house.ports[1].calls.count("sign") == 3
 
 
@@ -240,7 +297,7 @@ async def test_the_group_survives_a_restart(house: House) -> None:
     again = await house.start()
     assert again.public_key == group.public_key
     assert again.key_id == group.key_id == hashlib.sha256(group.public_key).hexdigest()[:16]
-    assert verified(again, messages[2:], await again.sign(messages[2:]))
+    assert verified(again, messages[2:], await again.sign(unstated(messages[2:])))
 
 
 async def test_one_quorum_serves_while_it_answers(house: House) -> None:
@@ -281,7 +338,7 @@ async def test_with_three_dead_receipts_wait_and_are_signed_later(house: House) 
     async with dead(house, 1, 3, 5):
         for _ in range(2):
             with pytest.raises(QuorumUnavailable, match="2 of 3"):
-                await group.sign(messages[1:])
+                await group.sign(unstated(messages[1:]))
     assert verified(group, messages, await house.sign(group, messages))
 
 
@@ -296,10 +353,10 @@ async def test_a_signer_that_died_after_marking_does_not_block_the_receipt(house
     for each in (1, 2, 3):
         house.ports[each].spoil_reply = die
     with pytest.raises(QuorumUnavailable):
-        await group.sign(messages)
+        await group.sign(unstated(messages))
     for each in (1, 2, 3):
         house.ports[each].spoil_reply = lambda reply: reply
-    assert verified(group, messages, await group.sign(messages))
+    assert verified(group, messages, await group.sign(unstated(messages)))
 
 
 async def test_a_restarted_signer_is_asked_for_fresh_nonces(house: House) -> None:
@@ -317,7 +374,7 @@ async def test_a_signer_that_never_has_its_nonces_is_passed_over(house: House) -
     lost = ShareRefused(reason=Refusal.NONCE, detail="lost")
     house.ports[1].spoil_reply = lambda reply: replace(reply, outcomes=(lost,) * len(reply.outcomes))
     messages = chain(2)
-    assert verified(group, messages, await group.sign(messages))
+    assert verified(group, messages, await group.sign(unstated(messages)))
     assert group.excluded == {}
 
 
@@ -346,7 +403,7 @@ async def test_one_wrong_share_among_many_costs_only_that_message_another_try(ho
 
     house.ports[2].spoil_reply = spoil_fourth
     messages = chain(6)
-    assert verified(group, messages, await group.sign(messages))
+    assert verified(group, messages, await group.sign(unstated(messages)))
     assert sorted(group.excluded) == [2]
 
 
@@ -355,7 +412,7 @@ async def test_three_dishonest_signers_are_one_too_many(house: House) -> None:
     for each in (1, 2, 5):
         house.ports[each].spoil_reply = spoil_shares
     with pytest.raises(QuorumUnavailable, match=r"signer 1.*signer 2.*signer 5"):
-        await group.sign(chain(1))
+        await group.sign(unstated(chain(1)))
     assert sorted(group.excluded) == [1, 2, 5]
 
 
@@ -374,7 +431,7 @@ async def test_a_malformed_reply_excludes_its_sender(
     group = await house.start()
     house.ports[3].spoil_reply = spoil
     messages = chain(3)
-    assert verified(group, messages, await group.sign(messages))
+    assert verified(group, messages, await group.sign(unstated(messages)))
     assert sorted(group.excluded) == [3]
 
 
@@ -386,7 +443,7 @@ async def test_an_invalid_commitment_excludes_its_owner_and_nobody_else(house: H
 
     house.ports[2].spoil_commitments = spoil
     messages = chain(3)
-    assert verified(group, messages, await group.sign(messages))
+    assert verified(group, messages, await group.sign(unstated(messages)))
     assert sorted(group.excluded) == [2]
 
 
@@ -394,7 +451,7 @@ async def test_a_malformed_batch_of_commitments_passes_its_sender_over(house: Ho
     group = await house.start()
     house.ports[2].spoil_commitments = lambda batch: replace(batch, commitments=batch.commitments[:1])
     messages = chain(3)
-    assert verified(group, messages, await group.sign(messages))
+    assert verified(group, messages, await group.sign(unstated(messages)))
 
 
 async def test_a_receipt_that_breaks_a_rule_is_refused_and_blocks_only_its_account(house: House) -> None:
@@ -413,7 +470,7 @@ async def test_one_strict_signer_does_not_stop_the_others(house: House) -> None:
     no = ShareRefused(reason=Refusal.POLICY, detail="no")
     house.ports[1].spoil_reply = lambda reply: replace(reply, outcomes=(no, *reply.outcomes[1:]))
     messages = chain(3)
-    assert verified(group, messages, await group.sign(messages))
+    assert verified(group, messages, await group.sign(unstated(messages)))
     assert group.excluded == {}
 
 
@@ -422,7 +479,7 @@ async def test_a_fork_is_refused(house: House) -> None:
     messages = chain(3)
     await house.sign(group, messages)
     fork = json.dumps({**json.loads(messages[1]), "note": "another"}).encode()
-    (refused,) = await group.sign([fork])
+    (refused,) = await group.sign(unstated([fork]))
     assert isinstance(refused, SigningRefused)
     assert "another receipt has that place" in refused.reason
 
@@ -440,11 +497,11 @@ async def test_spare_signers_catch_up_from_the_book(house: House) -> None:
 async def test_without_the_head_a_receipt_waits(house: House) -> None:
     group = await house.start()
     messages = chain(3)
-    await group.sign(messages[:2])  # the ledger never kept these
+    await group.sign(unstated(messages[:2]))  # the ledger never kept these
     async with dead(house, 1, 2):
-        signatures = await group.sign(messages[2:])
+        signatures = await group.sign(unstated(messages[2:]))
         assert all(isinstance(each, SigningRefused) for each in signatures)
-    assert verified(group, messages[2:], await group.sign(messages[2:]))
+    assert verified(group, messages[2:], await group.sign(unstated(messages[2:])))
 
 
 async def test_a_signer_that_lies_about_being_behind_is_passed_over(house: House) -> None:
@@ -456,7 +513,7 @@ async def test_a_signer_that_lies_about_being_behind_is_passed_over(house: House
     waiting = ShareRefused(reason=Refusal.WAITING, detail="waiting", waits_for=77)
     for lie in (behind, waiting):
         house.ports[1].spoil_reply = lambda reply, lie=lie: replace(reply, outcomes=(lie,) * len(reply.outcomes))
-        assert verified(group, messages, await group.sign(messages))
+        assert verified(group, messages, await group.sign(unstated(messages)))
     assert group.excluded == {}
 
 
@@ -484,7 +541,7 @@ async def test_concurrent_calls_do_not_mix(house: House) -> None:
     house.max_batch = 3
     group = await house.start()
     batches = [chain(4, account=f"account-{each}") for each in range(5)]
-    results = await asyncio.gather(*(group.sign(batch) for batch in batches))
+    results = await asyncio.gather(*(group.sign(unstated(batch)) for batch in batches))
     for batch, signatures in zip(batches, results, strict=True):
         assert verified(group, batch, signatures)
 
@@ -514,7 +571,7 @@ async def test_a_cheat_in_the_key_generation_is_named_and_the_next_one_works(hou
     ],
 )
 async def test_a_group_that_one_signer_did_not_sign_for_is_not_recorded(
-    house: House, spoil: Callable[[SignedStatement], SignedStatement]
+    house: House, spoil: Callable[[SignedGroupStatement], SignedGroupStatement]
 ) -> None:
     house.ports[1].spoil_statement = spoil
     with pytest.raises(SigningError, match="did not sign the group's statement"):
@@ -528,8 +585,8 @@ async def test_a_known_group_starts_with_signers_missing_and_takes_them_in_later
         again = await house.start()
         assert again.public_key == group.public_key
         with pytest.raises(QuorumUnavailable):
-            await again.sign(chain(1))
-    assert verified(again, chain(1), await again.sign(chain(1)))
+            await again.sign(unstated(chain(1)))
+    assert verified(again, chain(1), await again.sign(unstated(chain(1))))
 
 
 async def test_a_crash_between_record_and_activation_is_made_good(house: House) -> None:
@@ -548,7 +605,7 @@ async def test_a_crash_between_record_and_activation_is_made_good(house: House) 
         house.ports[each].activate = activate  # type: ignore[method-assign]
         house.reopen(each)
     group = await house.start()
-    assert verified(group, chain(2), await group.sign(chain(2)))
+    assert verified(group, chain(2), await group.sign(unstated(chain(2))))
 
 
 async def test_a_lost_record_is_restored_from_the_signers(house: House) -> None:
@@ -581,7 +638,7 @@ async def test_too_many_signers_of_another_group_stop_the_start(house: House, tm
     for each in (1, 2):
         house.ports[each]._signer = stranger.signers[each]
     group = await house.start()
-    assert verified(group, chain(1), await group.sign(chain(1)))
+    assert verified(group, chain(1), await group.sign(unstated(chain(1))))
     house.ports[3]._signer = stranger.signers[3]
     with pytest.raises(ShareUnusable, match="another group"):
         await house.start()

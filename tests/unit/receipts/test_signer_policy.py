@@ -1,6 +1,7 @@
 """What no signer puts its name to."""
 
 import copy
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
@@ -9,8 +10,11 @@ from typing import Any
 
 import pytest
 
+from metering.statements import ChainHead, MeterKey, SignedStatement, StatementChain
 from receipts.canonical import canonical_bytes
-from receipts.signer_policy import ReceiptRules
+from receipts.meter_enrolment import MeterEnrolment
+from receipts.signer_policy import MAX_OPEN_NS, ReceiptRules
+from receipts.signer_store import ChainClaim, StatementNumber
 from receipts.signing_errors import PolicyViolation
 
 KEY_ID = "0123456789abcdef"
@@ -106,3 +110,114 @@ def test_the_clock_may_differ_a_little_and_a_receipt_may_be_old() -> None:
     rules(END_UNIX_NS + 365 * 24 * 60 * minute_ns).examine(message, key_id=KEY_ID)
     with pytest.raises(PolicyViolation, match="61 s in the future"):
         rules(END_UNIX_NS - minute_ns - 10**9).examine(message, key_id=KEY_ID)
+
+
+METER = MeterKey(bytes(range(32)))
+ENROLLED = MeterEnrolment(public_key=METER.public_key, node="host-1", maximum_power_milliwatts=100_000)
+REQUEST_ID = TEMPLATE["receipt_id"].removeprefix("rcpt_")
+ENERGY_MICROJOULES = round(TEMPLATE["energy"]["total_joules"] * 10**6)
+
+
+def statement(head: ChainHead | None = None, key: MeterKey = METER, **changes: Any) -> SignedStatement:
+    figures: dict[str, Any] = {
+        "request_id": REQUEST_ID,
+        "outcome": "finished",
+        "microjoules": ENERGY_MICROJOULES,
+        "counted_microjoules": 10**9,
+        "open_ns": 0,
+    }
+    return StatementChain(key, head).state(**{**figures, **changes})
+
+
+def examine(evidence: SignedStatement | None, *enrolled: MeterEnrolment, message: bytes | None = None) -> ChainClaim:
+    meters = {each.public_key: each for each in enrolled or (ENROLLED,)}
+    message = canonical_bytes(receipt()) if message is None else message
+    return rules().examine_stated(message, evidence, key_id=KEY_ID, meters=meters)
+
+
+def unmetered_receipt() -> bytes:
+    document = receipt()
+    for name in ("total_joules", "active_joules", "floor_joules", "estimated_joules"):
+        document["energy"][name] = None
+    document["energy"] |= {"unavailable_reason": "the meter was restarted", "method_confidence": "unavailable"}
+    document["energy"] |= {"method": None, "scope": []}
+    document["carbon"] |= {"gco2eq_total": None, "facility_joules": None}
+    document["price"]["usd_picos"] = 0
+    return canonical_bytes(document)
+
+
+class TestStatedReceipts:
+    def test_one_that_its_meter_bears_out_claims_its_place_and_the_statements_number(self) -> None:
+        alone = rules().examine(canonical_bytes(receipt()), key_id=KEY_ID)
+        assert alone.stated is None
+        number = StatementNumber(meter=METER.public_key, sequence=1)
+        assert examine(statement()) == dataclasses.replace(alone, stated=number)
+        assert examine(statement(outcome="aborted")).stated == number
+
+    def test_without_a_statement_it_is_refused(self) -> None:
+        with pytest.raises(PolicyViolation, match="without a statement of its meter"):
+            examine(None)
+
+    def test_the_receipt_itself_must_be_right_too(self) -> None:
+        document = receipt()
+        document["price"]["usd_picos"] += 1
+        with pytest.raises(PolicyViolation, match="usd_picos"):
+            examine(statement(), message=canonical_bytes(document))
+
+    def test_a_meter_that_is_not_enrolled_is_not_believed(self) -> None:
+        stranger = MeterKey(bytes(32))
+        with pytest.raises(PolicyViolation, match="its meter 3b6a27bcceb6a42d… is not enrolled"):
+            examine(statement(key=stranger))
+
+    def test_a_stranger_in_an_enrolled_meters_name_is_not_believed(self) -> None:
+        theirs = MeterKey(bytes(32)).sign(statement().statement.encode()).hex()
+        with pytest.raises(PolicyViolation, match="not valid: it is not signed by the meter 03a107bff3ce10be"):
+            examine(dataclasses.replace(statement(), signature=theirs))
+
+    @pytest.mark.parametrize("text", ["", "{}", "null", "[" * 2000, "x" * 10_000])
+    def test_what_is_no_statement_is_refused(self, text: str) -> None:
+        with pytest.raises(PolicyViolation, match="its meter's statement is not valid"):
+            examine(dataclasses.replace(statement(), statement=text))
+
+    def test_a_statement_about_another_request_is_refused(self) -> None:
+        with pytest.raises(PolicyViolation, match=f"about the request '{'f' * 32}'"):
+            examine(statement(request_id="f" * 32))
+
+    def test_a_failed_attempt_has_no_receipt(self) -> None:
+        with pytest.raises(PolicyViolation, match="the attempt failed"):
+            examine(statement(outcome="failed", microjoules=None), message=unmetered_receipt())
+
+    @pytest.mark.parametrize("stated", [ENERGY_MICROJOULES - 1, ENERGY_MICROJOULES + 1, 0, None])
+    def test_another_figure_than_the_stated_is_refused(self, stated: int | None) -> None:
+        with pytest.raises(PolicyViolation, match=f"its energy is {ENERGY_MICROJOULES} microjoules, its meter has"):
+            examine(statement(microjoules=stated))
+
+    def test_energy_that_is_not_known_is_stated_as_not_known(self) -> None:
+        assert examine(statement(microjoules=None), message=unmetered_receipt()).seq == 1
+        with pytest.raises(PolicyViolation, match="its energy is not known, its meter has stated 0 microjoules"):
+            examine(statement(microjoules=0), message=unmetered_receipt())
+
+    def test_a_meter_may_bill_ahead_of_its_counters_by_what_can_be_open(self) -> None:
+        """100 W for 50 ms are 5 J."""
+        head = ChainHead(sequence=7, sha256="ab" * 32, charged_microjoules=20_000_000 - ENERGY_MICROJOULES)
+        examine(statement(head, counted_microjoules=15_000_000, open_ns=50_000_000))
+        with pytest.raises(
+            PolicyViolation, match=r"host-1 has billed 5000001 microjoules more .* most 5000000 can be open"
+        ):
+            examine(statement(head, counted_microjoules=14_999_999, open_ns=50_000_000))
+        with pytest.raises(PolicyViolation, match=r"has billed 1 microjoules more .* most 0 can be open"):
+            examine(statement(head, counted_microjoules=19_999_999, open_ns=0))
+
+    def test_no_interval_is_open_for_ever(self) -> None:
+        head = ChainHead(sequence=7, sha256="ab" * 32, charged_microjoules=2 * 10**9 - ENERGY_MICROJOULES)
+        at_most = 100 * MAX_OPEN_NS // 1000
+        for open_ns in (MAX_OPEN_NS, 10 * MAX_OPEN_NS, 2**62):
+            examine(statement(head, counted_microjoules=2 * 10**9 - at_most, open_ns=open_ns))
+            with pytest.raises(PolicyViolation, match=f"at most {at_most} can be open"):
+                examine(statement(head, counted_microjoules=2 * 10**9 - at_most - 1, open_ns=open_ns))
+
+    def test_the_power_is_that_of_the_meter_that_states(self) -> None:
+        weak = dataclasses.replace(ENROLLED, maximum_power_milliwatts=0)
+        strong = MeterEnrolment(public_key=MeterKey(bytes(32)).public_key, node="h", maximum_power_milliwatts=10**9)
+        with pytest.raises(PolicyViolation, match="most 0 can be open"):
+            examine(statement(counted_microjoules=0, open_ns=10**9), weak, strong)

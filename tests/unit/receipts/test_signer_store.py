@@ -3,6 +3,7 @@
 import hashlib
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from receipts.signer_messages import HeadWanted, Refusal, ShareRefused
-from receipts.signer_store import ChainClaim, Mark, MarkStore, judge
+from receipts.signer_store import _FIRST_SCHEMA, ChainClaim, Mark, MarkStore, StatementNumber, judge
 from receipts.signing_errors import ShareUnusable, SigningError
 
 KEY = bytes(32)
@@ -27,6 +28,11 @@ def claim(seq: int, *, account: str = "acme", version: str = "a", prev_version: 
 
 def reasons(outcomes: list[ShareRefused | None]) -> list[Refusal | None]:
     return [None if each is None else each.reason for each in outcomes]
+
+
+def stated(seq: int, sequence: int, *, meter: int = 1, **which: str) -> ChainClaim:
+    """A claim that rests on a meter's statement."""
+    return replace(claim(seq, **which), stated=StatementNumber(meter=bytes([meter]) * 32, sequence=sequence))
 
 
 @pytest.fixture
@@ -107,6 +113,54 @@ def test_a_place_that_was_skipped_by_a_head_is_not_vouched_for_later(store: Mark
 def test_a_refused_message_takes_no_place(store: MarkStore) -> None:
     assert reasons(store.admit([None, claim(1), None])) == [None, None, None]
     assert store.mark("acme") == Mark(seq=1, sha256=digest("acme", 1))
+
+
+def test_a_meters_statement_bears_one_receipt_only(store: MarkStore) -> None:
+    assert store.admit([stated(1, 5), stated(1, 6, account="other")]) == [None, None]
+    assert store.admit([stated(1, 5)]) == [None], "the same receipt again, as often as it takes"
+    outcomes = store.admit([stated(2, 5), stated(2, 7, account="other"), stated(3, 8)])
+    assert reasons(outcomes) == [Refusal.CHAIN, None, Refusal.WAITING]
+    assert outcomes[0] is not None
+    assert outcomes[0].detail == "another receipt rests on statement 5 of the meter 0101010101010101…"
+    assert store.mark("acme") == Mark(seq=1, sha256=digest("acme", 1))
+
+
+def test_a_statement_is_taken_within_one_batch_too_and_by_meter(store: MarkStore) -> None:
+    outcomes = store.admit([stated(1, 5), stated(1, 5, account="b"), stated(1, 5, account="c", meter=2)])
+    assert reasons(outcomes) == [None, Refusal.CHAIN, None]
+
+
+def test_a_refused_receipt_takes_no_statement(store: MarkStore) -> None:
+    assert reasons(store.admit([stated(9, 5)])) == [Refusal.BEHIND]
+    assert store.admit([stated(1, 5, account="other")]) == [None]
+
+
+def test_statements_may_come_in_any_order_and_are_never_forgotten(path: Path) -> None:
+    store = MarkStore.open(path, public_key=KEY, window=3)
+    numbers = [2**63 - 1, *range(100, 90, -1)]
+    assert store.admit([stated(seq, number) for seq, number in enumerate(numbers, start=1)]) == [None] * 11
+    store.close()
+    again = MarkStore.open(path, public_key=KEY, window=3)
+    for number in numbers:
+        assert reasons(again.admit([stated(1, number, account=f"b{number}")])) == [Refusal.CHAIN]
+    again.close()
+
+
+def test_the_marks_of_a_signer_from_before_statements_go_on(path: Path) -> None:
+    old = sqlite3.connect(path)
+    for statement in _FIRST_SCHEMA:
+        old.execute(statement)
+    old.execute("INSERT INTO bound_to VALUES (?)", (KEY,))
+    old.execute("INSERT INTO account VALUES (1, 'acme', 1, ?)", (digest("acme", 1),))
+    old.execute("INSERT INTO vouched VALUES (1, 1, ?)", (digest("acme", 1),))
+    old.execute("PRAGMA user_version = 1")
+    old.commit()
+    old.close()
+    store = MarkStore.open(path, public_key=KEY)
+    assert reasons(store.admit([stated(1, 5, version="b")])) == [Refusal.CHAIN]
+    assert store.admit([stated(1, 5), stated(2, 6)]) == [None, None]
+    store.close()
+    MarkStore.open(path, public_key=KEY).close()
 
 
 def test_marks_outlive_the_process(path: Path) -> None:

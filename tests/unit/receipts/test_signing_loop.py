@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from metering.statements import SignedStatement
 from receipts.ledger import Ledger
 from receipts.ledger_writer import LedgerWriter
 from receipts.signer_messages import SignedMessage, SigningRefused
@@ -23,14 +24,16 @@ class Signers:
     def __init__(self, group) -> None:
         self.group = group
         self.calls: list[int] = []
+        self.evidence: list[SignedStatement | None] = []
         self.called = asyncio.Condition()
         self.behave: Callable[[bytes], bytes | SigningRefused] = group.sign
 
-    async def sign(self, messages: Sequence[bytes]) -> list[bytes | SigningRefused]:
+    async def sign(self, messages: Sequence[tuple[bytes, SignedStatement | None]]) -> list[bytes | SigningRefused]:
         async with self.called:
             self.calls.append(len(messages))
             self.called.notify_all()
-        return [self.behave(each) for each in messages]
+        self.evidence += [evidence for _, evidence in messages]
+        return [self.behave(message) for message, _ in messages]
 
     async def asked(self, times: int) -> None:
         async with self.called, asyncio.timeout(5):
@@ -84,6 +87,17 @@ async def test_receipts_are_signed_as_they_come(tmp_path: Path, group, make_sett
         calls = len(signers.calls)
         await asyncio.sleep(0.05)
         assert len(signers.calls) == calls, "without work there is nothing to ask"
+
+
+async def test_a_receipt_goes_to_the_signers_with_its_meters_statement(tmp_path: Path, group, make_settlement) -> None:
+    signers = Signers(group)
+    statement = SignedStatement(statement="the meter's word", signature="ab" * 64)
+    async with running(tmp_path / "l.db", signers) as writer:
+        await settle(writer, [make_settlement(1, statement=statement)])
+        await all_signed(writer, group, [1])
+        await settle(writer, [make_settlement(2)])
+        await all_signed(writer, group, [2])
+    assert signers.evidence == [statement, None]
 
 
 async def test_a_backlog_of_an_earlier_life_is_signed(tmp_path: Path, group, make_settlement) -> None:
@@ -155,9 +169,9 @@ async def test_no_signature_is_stored_that_does_not_verify(
 async def test_too_few_answers_count_as_none(tmp_path: Path, group, make_settlement, caplog) -> None:
     signers = Signers(group)
 
-    async def short(messages: Sequence[bytes]) -> list[bytes | SigningRefused]:
+    async def short(messages: Sequence[tuple[bytes, None]]) -> list[bytes | SigningRefused]:
         signers.calls.append(len(messages))
-        return [group.sign(each) for each in messages][: -1 if len(signers.calls) == 1 else None]
+        return [group.sign(message) for message, _ in messages][: -1 if len(signers.calls) == 1 else None]
 
     signers.sign = short
     async with running(tmp_path / "l.db", signers) as writer:

@@ -3,11 +3,22 @@ import json
 from serve.answer import energy_headers, unary_body, with_energy
 from serve.messages import Payload, Settled
 
-_RECEIPT = {
-    "receipt_id": "rcpt_" + "a" * 32,
-    "energy": {"total_joules": 0.000012, "method": "util-tdp", "method_confidence": "derived"},
-    "carbon": {"gco2eq_total": 0.0000000016},
+_ENERGY = {
+    "total_joules": 0.000012,
+    "estimated_joules": 0.000002,
+    "method": "util-tdp",
+    "method_confidence": "derived",
+    "scope": ["cpu", "dram"],
+    "counter_period_ms": 10.0,
+    "mean_batch": 1.5,
+    "errors": {
+        "conservation_percent": 0.0,
+        "counter_percent": 30.0,
+        "allocation_percent": None,
+        "allocation_reason": "not calibrated",
+    },
 }
+_RECEIPT = {"receipt_id": "rcpt_" + "a" * 32, "energy": _ENERGY, "carbon": {"gco2eq_total": 0.0000000016}}
 _DONE = b"data: [DONE]\n\n"
 _USAGE = b'data: {"id":"x","choices":[],"usage":{"prompt_tokens":1}}\n\n'
 
@@ -35,6 +46,12 @@ def test_headers_are_plain_decimals():
     assert energy_headers(_RECEIPT) == {
         "X-Energy-Joules": "0.000012",
         "X-Energy-Method": "util-tdp",
+        "X-Energy-Confidence": "derived",
+        "X-Energy-Estimated-Joules": "0.000002",
+        "X-Energy-Scope": "cpu+dram",
+        "X-Energy-Counter-Period-ms": "10",
+        "X-Energy-Mean-Batch": "1.5",
+        "X-Energy-Error-Percent": "conservation=0, counter=30, allocation=unavailable",
         "X-Carbon-mg": "0.000001600"[:-2],
     }
 
@@ -42,10 +59,17 @@ def test_headers_are_plain_decimals():
 def test_absent_energy_is_said_never_zero():
     absent = {
         **_RECEIPT,
-        "energy": {"total_joules": None, "method": None, "method_confidence": "unavailable"},
+        "energy": {
+            **dict.fromkeys(_ENERGY),
+            "method_confidence": "unavailable",
+            "scope": [],
+            "errors": {"conservation_percent": 0.0, "counter_percent": None, "allocation_percent": None},
+        },
         "carbon": {"gco2eq_total": None},
     }
-    assert set(energy_headers(absent).values()) == {"unavailable"}
+    headers = energy_headers(absent)
+    assert headers.pop("X-Energy-Error-Percent") == "conservation=0, counter=unavailable, allocation=unavailable"
+    assert set(headers.values()) == {"unavailable"}
 
 
 def test_a_unary_body_keeps_everything_and_gains_energy():

@@ -18,7 +18,16 @@ def test_the_first_limit_is_the_first_tokens_or_the_whole_answers(is_stream, fir
     ("assigned", "expected"), [([], ()), ([1], ("GPU-b",)), (["0", "1"], ("GPU-a", "GPU-b")), (["GPU-x"], ("GPU-x",))]
 )
 def test_a_replica_owns_the_gpus_that_ray_gave_it_and_no_other(assigned, expected):
-    card = MeterCard(socket_path="s", silicon="x", gpu_ids=("GPU-a", "GPU-b"), energy_method=None)
+    card = MeterCard(
+        public_key=bytes(32),
+        maximum_power_milliwatts=1,
+        interval_s=0.1,
+        node="n",
+        socket_path="s",
+        silicon="x",
+        gpu_ids=("GPU-a", "GPU-b"),
+        energy_method=None,
+    )
     assert card.gpus_of(assigned) == expected
 
 

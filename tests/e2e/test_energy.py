@@ -1,0 +1,58 @@
+"""Real joules on a real engine: they add up, batches share them, and strangers pay for themselves."""
+
+import statistics
+
+import pytest
+
+from benchmarks.book_watch import BookCheck, watched
+from benchmarks.energy import ask, burning
+from benchmarks.running_mesh import MeshUnderTest
+from mesh.app import OPERATOR_ACCOUNT
+
+pytestmark = pytest.mark.engine
+
+# One step of the counter at each end of the stretch.
+_MOST_STEPS_APART = 2
+_MOST_BLUR = 20
+
+
+@pytest.fixture(scope="module")
+def measured(mesh) -> MeshUnderTest:
+    operator_key = mesh.jc("keys", "new", "--account", OPERATOR_ACCOUNT).stdout.strip()
+    running = MeshUnderTest(url=mesh.url, key=mesh.key, operator_key=operator_key, data_dir=mesh.data_dir)
+    ask(running, 8, 8, salt="warm-up")
+    return running
+
+
+def _check_book(check: BookCheck) -> None:
+    assert check.after["identity_error_microjoules"] == 0
+    assert check.off_quanta <= _MOST_STEPS_APART
+    assert check.blur_quanta <= _MOST_BLUR, "the reader was held up: this shows nothing"
+    for account in ("request", "idle", "foreign", "quarantine"):
+        assert check.account(account) >= 0, account
+
+
+def test_the_book_is_the_counter_and_batches_share_it(measured):
+    sums = {}
+    for streams in (1, 8, 32):
+        with watched(measured) as check:
+            sums[streams] = ask(measured, streams, 32, salt=f"at a time: {streams}")
+        _check_book(check)
+        charged = check.account("request")
+        assert charged == pytest.approx(sums[streams] * 1e6, abs=32), "the receipts are the account"
+        magnitude = check.after["trueup_magnitude_microjoules"] - check.before["trueup_magnitude_microjoules"]
+        assert magnitude < check.booked_microjoules / 100
+    assert 0 < sums[8] <= 1.05 * sums[1]
+    assert 0 < sums[32] <= 1.05 * sums[1]
+
+
+def test_a_stranger_on_the_same_processor_pays_for_itself(measured):
+    """Receipts beside a process that burns a core: the median of several runs, with and without it in turn."""
+    alone, beside = [], []
+    for turn in range(5):
+        alone.append(ask(measured, 1, 2, salt=f"alone {turn}"))
+        with burning(), watched(measured) as check:
+            beside.append(ask(measured, 1, 2, salt=f"beside {turn}"))
+        _check_book(check)
+        assert check.account("foreign") > check.booked_microjoules / 10
+    assert statistics.median(beside) == pytest.approx(statistics.median(alone), rel=0.15)
