@@ -1,6 +1,7 @@
-"""`python -m benchmarks [setup|serving|signing|metering|verify] …`; none named runs all of them."""
+"""`python -m benchmarks [setup|serving|signing|metering|energy|allocation|verify] …`; none named runs all of them."""
 
 import importlib
+import signal
 import sys
 
 from benchmarks.machine import describe
@@ -13,6 +14,8 @@ def main() -> None:
     unknown = [name for name in chosen if name not in _SUITES]
     if unknown:
         sys.exit(f"no benchmark {unknown[0]!r}; there are: {', '.join(_SUITES)}")
+    # So that a mesh under test is stopped also when the benchmark is.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     print(describe())
     for name in chosen:
         print(f"\n## {name}\n", flush=True)

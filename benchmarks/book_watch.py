@@ -128,13 +128,15 @@ def _samples(lines: Iterable[str]) -> Samples:
 def _best(reports: list[Report], samples: Samples) -> tuple[Report, tuple[int, int]]:
     """The report whose readings the reader's samples bracket most narrowly, and what these two samples say."""
 
-    def bracket(report: Report) -> tuple[int, int]:
+    def bracket(report: Report) -> tuple[int, int] | None:
         low = high = 0
         for device in report["devices"]:
             times, values = samples[device["device_id"]]
             place = bisect.bisect_left(times, device["read_at_monotonic_ns"])
+            if not 0 < place < len(times):
+                return None
             low, high = low + values[place - 1], high + values[place]
         return low, high
 
-    chosen = min(reports, key=lambda report: bracket(report)[1] - bracket(report)[0])
-    return chosen, bracket(chosen)
+    bracketed = [(report, found) for report in reports if (found := bracket(report)) is not None]
+    return min(bracketed, key=lambda each: each[1][1] - each[1][0])

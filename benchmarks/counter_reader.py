@@ -12,7 +12,7 @@ from pathlib import Path
 
 from clusters.silicon import Catalogue, detect_cpu
 
-_EVERY_S = 0.002
+_EVERY_S = 0.005
 _BUSY = ("user", "nice", "system", "irq", "softirq")
 _FIELDS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")

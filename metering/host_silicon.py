@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from metering.calibration import CalibrationRecord
 from metering.counters.detect import Sensors
-from metering.errors import CalibrationRefused
 from metering.settlement import MeteredSilicon
 
 
@@ -45,10 +44,4 @@ def check_record(record: CalibrationRecord, sensors: Sensors, silicon: str) -> N
     Raises:
         CalibrationRefused: this is other silicon, or it is measured by other counters.
     """
-    what = f"the calibration of {record.model} on {record.silicon}"
-    if record.silicon != silicon:
-        raise CalibrationRefused(f"{what} is of no use here: this is {silicon}")
-    methods = {counter.facts.method for counter in (*sensors.devices, *sensors.host)}
-    if set(record.methods) != methods:
-        theirs, ours = ("+".join(sorted(each)) or "nothing" for each in (set(record.methods), methods))
-        raise CalibrationRefused(f"{what} was measured by {theirs}, and this host measures by {ours}")
+    record.check_fits(silicon, (counter.facts.method for counter in (*sensors.devices, *sensors.host)))

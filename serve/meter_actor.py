@@ -112,7 +112,10 @@ class MeterActor:
     async def _show_metrics_forever(self) -> None:
         while True:
             await asyncio.sleep(_SHOW_METRICS_EVERY_S)
-            self._metrics.show(self._meter.report())
+            try:
+                self._metrics.show(self._meter.report())
+            except Exception:  # noqa: BLE001 - metrics must not end, and must end nothing else
+                _LOG.exception("the host meter's metrics were not brought up to date; the next time they are")
 
     async def _redeliver_forever(self) -> None:
         while True:
