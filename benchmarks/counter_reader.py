@@ -49,14 +49,32 @@ def _gpus() -> dict[str, Read]:
 
 
 def _rapl() -> dict[str, Read]:
-    zones = Path("/sys/class/powercap").glob("intel-rapl:[0-9]*")
-    files = {zone: zone / "energy_uj" for zone in zones if (zone / "name").read_text().startswith("package-")}
-    if not all(os.access(file, os.R_OK) for file in files.values()):
-        return {}
-    return {
-        f"cpu-{(zone / 'name').read_text().strip()}": lambda file=file: int(file.read_text())
-        for zone, file in files.items()
-    }
+    zones = sorted(Path("/sys/class/powercap").glob("intel-rapl:*"))
+    names = {zone.name: (zone / "name").read_text().strip() for zone in zones}
+    counters: dict[str, Read] = {}
+    for zone in zones:
+        name = names[zone.name]
+        if name != "dram" and not name.startswith("package-"):
+            continue
+        if not os.access(zone / "energy_uj", os.R_OK):
+            return {}
+        package = names[zone.name.rpartition(":")[0]] if name == "dram" else name
+        device = f"dram-{package.removeprefix('package-')}" if name == "dram" else f"cpu-{package}"
+        counters[device] = _unwrapped(zone / "energy_uj", int((zone / "max_energy_range_uj").read_text()))
+    return counters
+
+
+def _unwrapped(file: Path, wrap: int) -> Read:
+    turns, last = 0, 0
+
+    def read() -> int:
+        nonlocal turns, last
+        now = int(file.read_text())
+        turns += now < last
+        last = now
+        return turns * wrap + now
+
+    return read
 
 
 def _busy_time() -> dict[str, Read]:

@@ -4,7 +4,6 @@ The order is that of need: Ray, the signers and the ledger that they sign for, a
 pools (an engine takes longest), and last the ingress, so that an open port means a mesh that answers.
 """
 
-import asyncio
 import hashlib
 import importlib.metadata
 import os
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 from clusters.grid import UnknownZone, YearlyMeansFeed
 from mesh.engine_log import last_reason, last_reason_in
 from mesh.errors import BadSettings, StartFailed
+from mesh.meter_enrolments import MeterEnrolments
 from mesh.meter_setup import HostMeterSetup
 from mesh.progress import Progress, Step
 from mesh.ray_session import RaySession, join_ray, start_ray, stop_ray
@@ -30,13 +30,11 @@ from mesh.run_state import DataFolder, RunState
 from mesh.settings import PoolSettings, Settings, WeightsSettings
 from placement.plan import ExchangeRates
 from receipts.group_record import GroupRecord
-from receipts.meter_enrolment import MeterEnrolment
 from receipts.share_secret import ShareSecretSource, create_development_secret
 from receipts.signer_policy import ReceiptRules
 from serve.deadlines import Deadlines
 from serve.door import Dispatch, Door, Pool, Price
 from serve.engine_spec import EngineSpec, VllmSpec
-from serve.messages import MeterCard
 from serve.weights import HubWeights, LocalWeights, PackagedWeights, WeightsSource
 
 if TYPE_CHECKING:  # ray reads its environment when it is imported, so `start_ray` imports it first
@@ -96,10 +94,12 @@ def start_mesh(
             _check_port(settings.mesh.host, settings.mesh.port)
         with progress.step("Ray"):
             session = start_ray(settings.mesh.name, settings.mesh.data_dir, os.environ)
+        start = _Start(settings, progress, stop, folder, session, engine or vllm_engine)
         try:
-            yield _Start(settings, progress, stop, folder, session, engine or vllm_engine).run()
+            yield start.run()
         finally:
             with progress.step("stopped"):
+                start.close()
                 stop_ray(session)
     finally:
         folder.release()
@@ -143,6 +143,7 @@ class _Start:
         self._engine = engine
         self._parts: list[object] = []
         self._signers: Mapping[int, RaySigner] = {}
+        self._enrolment: MeterEnrolments | None = None
 
     def run(self) -> RunningMesh:
         """Start everything; the ingress answers when this returns."""
@@ -153,6 +154,11 @@ class _Start:
         except RayError as failure:
             reason = str(getattr(failure, "cause", None) or failure).strip().rpartition("\n")[2]
             raise StartFailed(f"a part of the mesh did not start: {reason} (logs: {self._session.logs})") from failure
+
+    def close(self) -> None:
+        """Stop what runs in this process; nothing here uses Ray afterwards."""
+        if self._enrolment is not None:
+            self._enrolment.stop()
 
     def _run(self) -> RunningMesh:
         import ray
@@ -237,24 +243,18 @@ class _Start:
             if node["Alive"]:
                 host, raylet = ray.get(_on_node(ray.remote(_who_runs_here), node["NodeID"]).remote())
                 nodes_of.setdefault(host, []).append((node["NodeID"], raylet))
+        meters: list[ActorHandle[Any]] = []
         for host, nodes in nodes_of.items():
             # A local cluster's own servers are children of this process, beside the Ray nodes.
             ours = (os.getpid(),) if self._session.is_ours and host == boot_id() else ()
             setup = meter_setup(self._settings, (*ours, *(raylet for _, raylet in nodes)))
             meter = start_meter(nodes[0][0], host, setup, self._session.namespace)
             self._parts.append(meter)
-            self._enrol(cast("MeterCard", ray.get(meter.card.remote())))
+            meters.append(meter)
             for note in cast("tuple[str, ...]", ray.get(meter.notes.remote())):
                 self._progress.say(note)
-
-    def _enrol(self, card: MeterCard) -> None:
-        """The signers sign only what an enrolled meter has stated."""
-        from receipts.signer_group import enrol_meter
-
-        enrolment = MeterEnrolment(
-            public_key=card.public_key, node=card.node, maximum_power_milliwatts=card.maximum_power_milliwatts
-        )
-        asyncio.run(enrol_meter(self._signers, enrolment, needed=_THRESHOLD))
+        self._enrolment = MeterEnrolments(self._signers, meters, needed=_THRESHOLD)
+        self._enrolment.start()
 
     def _deploy(self, ledger: "ActorHandle[Any]", group_key: dict[str, Any], step: Step) -> None:
         """Deploy the pools and the ingress and wait until all answer.

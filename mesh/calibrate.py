@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # ray reads its environment when it is imported, so `join_ray
 
 _SHAPES_S = 240.0
 _ANSWER_WITHIN_S = 30.0
+_ACCOUNT = "mesh-calibration"
 _MICROJOULES = 1e6
 
 
@@ -43,9 +44,9 @@ def run_calibration(settings: Settings, *, console: Console, model: str | None =
     name = _chosen_model(settings, model)
     folder = calibration_folder(settings)
     console.print(f"Calibrating {name}. Nobody else may use the mesh for about {_SHAPES_S / 60 + 2:.0f} minutes.")
-    with _joined(settings, name) as mesh:
+    with _joined(settings) as state, _asking(state) as client:
         calibrated = Calibrator(
-            mesh,
+            _RunningMesh(state.namespace, name, client),
             name,
             chance=random.SystemRandom(),
             monotonic_s=time.monotonic,
@@ -78,8 +79,8 @@ def load_record(settings: Settings, path: Path, *, console: Console) -> None:
     if record.model not in {each.name for each in settings.models}:
         served = ", ".join(each.name for each in settings.models)
         raise MeshError(f"{path} is a record of the model {record.model}, and this mesh serves {served}")
-    with _joined(settings, record.model) as mesh:
-        mesh.calibrate(record)
+    with _joined(settings) as state:
+        _RunningMesh(state.namespace, record.model, None).calibrate(record)
     stored = store(record, calibration_folder(settings))
     console.print(f"{record.model} on {record.silicon} is calibrated as in {path}: {_error(record)}.")
     console.print(f"Stored in {stored}.")
@@ -108,17 +109,18 @@ def _busy_s() -> float:
 
 
 class _RunningMesh:
-    """A running mesh over its own HTTP, and its meters over Ray."""
+    """A running mesh over its own HTTP, and its meters over Ray. Without a client it cannot be asked anything."""
 
-    def __init__(self, client: "OpenAI", state: RunState, model: str) -> None:
-        self._client = client
-        self._namespace = state.namespace
+    def __init__(self, namespace: str, model: str, client: "OpenAI | None") -> None:
+        self._namespace = namespace
         self._model = model
+        self._client = client
 
     def ask(self, prompt: str, output_tokens: int) -> None:
         """One answer of exactly so many tokens."""
         import openai
 
+        assert self._client is not None, "made without a client"
         try:
             answer = self._client.chat.completions.create(
                 model=self._model,
@@ -172,7 +174,7 @@ class _RunningMesh:
 
 
 @contextmanager
-def _joined(settings: Settings, model: str) -> Iterator[_RunningMesh]:
+def _joined(settings: Settings) -> Iterator[RunState]:
     """The mesh that runs on the data folder.
 
     Raises:
@@ -183,15 +185,22 @@ def _joined(settings: Settings, model: str) -> Iterator[_RunningMesh]:
     join_ray(state, settings.mesh.data_dir)
     import ray
 
-    from mesh.app import OPERATOR_ACCOUNT
-    from receipts.ledger_actor import ledger_of
-
     try:
-        key = str(ray.get(ledger_of(state.namespace).create_key.remote(OPERATOR_ACCOUNT, "calibration")))
-        with MeshClient(state.url, key).openai() as client:
-            yield _RunningMesh(client, state, model)
+        yield state
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _asking(state: RunState) -> Iterator["OpenAI"]:
+    """A client of the mesh, with a key of an account that may do nothing but ask."""
+    import ray
+
+    from receipts.ledger_actor import ledger_of
+
+    key = str(ray.get(ledger_of(state.namespace).create_key.remote(_ACCOUNT, "calibration")))
+    with MeshClient(state.url, key).openai() as client:
+        yield client
 
 
 def _show(calibrated: Calibrated, console: Console) -> None:

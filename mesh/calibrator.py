@@ -182,6 +182,14 @@ class Calibrator:
         )
         # From here on the energy of steps is that above the floor.
         self._mesh.calibrate(record)
+        try:
+            return self._weigh(record, shapes, seconds)
+        except BaseException:
+            self._mesh.calibrate(replace(record, floor_milliwatts=_floors(reports)))
+            raise
+
+    def _weigh(self, record: CalibrationRecord, shapes: Sequence[Shape], seconds: float) -> Calibrated:
+        """Measure the shapes and have the meters use the weights that fit them."""
         before = self._mesh.report()
         measured = self._measure(shapes, seconds / len(shapes))
         foreign_share = _foreign_share(before, self._mesh.report())
@@ -191,7 +199,7 @@ class Calibrator:
             costs = fit(fitted)
             fresh = costs.weights(round(costs.error_percent(held_out), 2))
         except MeteringError as failed:
-            raise MeshError(f"the calibration failed, and the weights stay as they were: {failed}") from failed
+            raise MeshError(f"the calibration failed, and weights and floors stay as they were: {failed}") from failed
         record = replace(record, weights=fresh, fitted_shapes=len(fitted), held_out_shapes=len(held_out))
         self._mesh.calibrate(record)
         return Calibrated(record=record, model=costs, shapes=measured, foreign_share=foreign_share)
@@ -324,6 +332,12 @@ class Calibrator:
         if not works:
             raise MeshError(f"the replicas of {self._model!r} are gone")
         return _sum(works), _settled(reports)
+
+
+def _floors(reports: Sequence[MeterReport]) -> dict[str, int]:
+    """The floors in use, of the devices that have one."""
+    devices = [device for report in reports for device in report.devices]
+    return {each.device_id: each.floor_milliwatts for each in devices if each.floor_milliwatts is not None}
 
 
 def _sum(works: Sequence[ReplicaWork]) -> ReplicaWork:

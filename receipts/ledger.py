@@ -147,6 +147,9 @@ class Ledger:
         A request that has its receipt gets the same one again, whatever the settlement says now. A failed attempt
         makes none: its energy is entered as the mesh's overhead, once, and the request may be settled later.
 
+        Without its meter's statement (from the journal of a meter that didn't sign yet) no receipt is made: it could
+        never be signed, and its account would wait for ever.
+
         Raises:
             SettlementRefused: names one settlement that cannot be stored; nothing was.
         """
@@ -280,6 +283,11 @@ class _Commit:
                 connection.execute(insert(table), rows)
 
     def _add_receipt(self, context: RequestContext, settlement: Settlement) -> StoredReceipt:
+        statement = settlement.statement
+        if statement is None:
+            raise SettlementRefused(
+                settlement.request_id, "it comes without a statement of its meter, and its receipt could not be signed"
+            )
         head = self._heads[context.account]
         receipt = draft_receipt(
             context,
@@ -290,7 +298,6 @@ class _Commit:
         )
         signed = signed_bytes(receipt)
         digest = hashlib.sha256(signed).digest()
-        statement = settlement.statement
         stored = StoredReceipt(
             receipt_id=context.receipt_id,
             account=context.account,
@@ -310,8 +317,8 @@ class _Commit:
                 "signed_bytes": signed,
                 "signed_sha256": digest,
                 "created_unix_ns": self._now_ns,
-                "statement": statement and statement.statement,
-                "statement_signature": statement and statement.signature,
+                "statement": statement.statement,
+                "statement_signature": statement.signature,
             }
         )
         customer = _customer(stored.account)
@@ -325,6 +332,7 @@ class _Commit:
             return
         self._failures.add(digest)
         energy_microjoules = settlement.energy.total_microjoules
+        statement = settlement.statement
         self._failure_rows.append(
             {
                 "settlement_sha256": digest,
@@ -332,6 +340,8 @@ class _Commit:
                 "request_id": settlement.request_id,
                 "energy_microjoules": energy_microjoules,
                 "created_unix_ns": self._now_ns,
+                "statement": statement and statement.statement,
+                "statement_signature": statement and statement.signature,
             }
         )
         self._enter(f"failed:{digest.hex()}", MICROJOULES, _METER, _OVERHEAD, energy_microjoules or 0)

@@ -58,7 +58,7 @@ api_keys: Final = Table(
 )
 
 # ``position`` is the order of storing, over all accounts: the order in which receipts get signed. ``statement`` and
-# ``statement_signature`` are the meter's signed statement, for the signers: both null when the settlement came without.
+# ``statement_signature`` are the meter's signed statement, for the signers: null only in receipts of the first schema.
 receipts: Final = Table(
     "receipts",
     metadata,
@@ -80,7 +80,8 @@ receipts: Final = Table(
 _is_unsigned = receipts.c.signature.is_(None)
 Index("receipts_unsigned", receipts.c.position, sqlite_where=_is_unsigned, postgresql_where=_is_unsigned)
 
-# An attempt that failed has no receipt. Its settlement's hash tells a second delivery from a second failure.
+# An attempt that failed has no receipt. Its settlement's hash tells a second delivery from a second failure. Its meter's
+# statement is kept for auditors: without it the meter's chain would have a gap.
 failed_attempts: Final = Table(
     "failed_attempts",
     metadata,
@@ -89,6 +90,8 @@ failed_attempts: Final = Table(
     Column("request_id", String(32), nullable=False, index=True),
     Column("energy_microjoules", BigInteger),
     Column("created_unix_ns", BigInteger, nullable=False),
+    Column("statement", Text),
+    Column("statement_signature", String(128)),
 )
 
 # A transaction's amounts sum to zero in each unit. Energy goes from ``meter`` to whom it was delivered, money from

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -64,13 +64,19 @@ class EnrolledMeters:
         return MappingProxyType(self._meters)
 
     def enrol(self, enrolment: MeterEnrolment) -> None:
-        """Believe this meter from now on; durable on return. A key that is known gets the new node and power.
+        """Believe this meter from now on; durable on return. Nothing is written when that changes nothing.
+
+        A key that is known gets the new node and keeps the larger maximum power: a GPU that is missing today must
+        not make receipts unsignable that wait since yesterday.
 
         Raises:
             SigningError: the enrolment is malformed, there are too many, or the disk did not take it.
         """
         enrolment.check()
-        if self._meters.get(enrolment.public_key) == enrolment:
+        known = self._meters.get(enrolment.public_key)
+        if known is not None and known.maximum_power_milliwatts > enrolment.maximum_power_milliwatts:
+            enrolment = replace(enrolment, maximum_power_milliwatts=known.maximum_power_milliwatts)
+        if enrolment == known:
             return
         meters = {**self._meters, enrolment.public_key: enrolment}
         if len(meters) > MAX_METERS:

@@ -135,6 +135,7 @@ class RaySigner:
         The first call may take ``start_deadline_s``, for the process to come up.
         """
         self.handle = handle
+        self.untold: set[bytes] = set()
         self._identifier = identifier
         self._deadline_s = start_deadline_s
         self._answer_deadline_s = answer_deadline_s

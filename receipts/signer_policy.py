@@ -14,8 +14,17 @@ from receipts.signer_store import ChainClaim, StatementNumber
 from receipts.signing_errors import PolicyViolation
 
 DEFAULT_MAX_CLOCK_SKEW_NS = 60 * 10**9
-MAX_OPEN_NS = 10 * 10**9
-"""No interval may stay open for longer, as far as billing ahead of the counters goes."""
+MAX_OPEN_NS = 60 * 10**9
+"""No interval may stay open for longer, as far as billing ahead of the counters goes: six times the longest that can
+be set, so that a meter that was held up is not taken for one that makes up its bills."""
+_PLAUSIBLE_TENTHS = 12
+"""Metering believes a counter up to 1.2 × the maximum power (rated power is passed for moments), and so do estimates
+that go by it. Less here than there, and honest receipts would wait for ever."""
+_COUNTER_PERIOD_NS = 10**9
+"""Metering also believes one counter period more than the time between two readings; here that of a slow counter."""
+_ESTIMATED_SHARE = 20
+"""An estimate stays billed when the counter then says less, so a meter whose estimates are a little high gets ahead of
+its counters for good. A twentieth of all it counted is five times what the meter holds itself to."""
 _MILLIWATT_NS_PER_MICROJOULE = 10**6
 
 
@@ -112,14 +121,20 @@ def _check_figure(receipt: Receipt, statement: MeterStatement) -> None:
 
 
 def _check_charges(statement: MeterStatement, meter: MeterEnrolment) -> None:
-    """Whatever was billed so far was counted, or drawn since the counters were last read."""
+    """Whatever was billed so far was counted, or estimated as an honest meter may.
+
+    A receipt that is refused here never passes later, since its statement stays as it is: the bound is generous.
+    """
     ahead_microjoules = statement.charged_microjoules - statement.counted_microjoules
-    open_ns = min(statement.open_ns, MAX_OPEN_NS)
-    may_be_open_microjoules = meter.maximum_power_milliwatts * open_ns // _MILLIWATT_NS_PER_MICROJOULE
-    if ahead_microjoules > may_be_open_microjoules:
+    open_ns = min(statement.open_ns, MAX_OPEN_NS) + _COUNTER_PERIOD_NS
+    open_tenths = meter.maximum_power_milliwatts * _PLAUSIBLE_TENTHS * open_ns
+    # Rounded up: what meters round down themselves must not be too much here.
+    may_be_open_microjoules = -(-open_tenths // (10 * _MILLIWATT_NS_PER_MICROJOULE))
+    at_most_microjoules = may_be_open_microjoules + statement.counted_microjoules // _ESTIMATED_SHARE
+    if ahead_microjoules > at_most_microjoules:
         raise PolicyViolation(
             f"the meter of {meter.node} has billed {ahead_microjoules} microjoules more than it has counted, and at "
-            f"most {may_be_open_microjoules} can be open"
+            f"most {at_most_microjoules} can be estimates"
         )
 
 

@@ -47,7 +47,12 @@ class SigningPort(Protocol):
     Each method answers or raises within a deadline of its own: ``SignerUnavailable`` when the signer cannot
     be reached, otherwise what ``Signer``'s method of that name raises. After a failed ``sign`` the nonces of
     that request count as used, and the marks may or may not have moved; the same messages can be asked again.
+
+    ``untold`` holds the keys of meters that the signer could not be told of when `enrol_meter` last tried: what the
+    log has said already.
     """
+
+    untold: set[bytes]
 
     async def activate(self, record: GroupRecord) -> None:
         """As ``Signer.activate``."""
@@ -75,6 +80,7 @@ class LocalSigner:
 
     def __init__(self, signer: Signer) -> None:
         self._signer = signer
+        self.untold: set[bytes] = set()
 
     async def status(self) -> SignerStatus:
         """As ``Signer.status``."""

@@ -1,8 +1,9 @@
 """A mesh whose pools run the echo engine: `python serve_echo.py DATA_DIR PORT [FAIL_WITH]`, until SIGTERM.
 
-Prints the API key of the first start, then ``ready``.
+Prints the API key of the first start, then ``ready``. ``JC_CONFIG`` names other settings than the built-in ones.
 """
 
+import os
 import signal
 import sys
 import threading
@@ -29,7 +30,8 @@ def main() -> None:
         ray.cloudpickle.register_pickle_by_value(echo)
         return echo.EchoSpec(model_name=pool.model, fail_with=fail_with[0] if fail_with else None)
 
-    settings = load_settings(None, port=int(port), data_dir=Path(data_dir))
+    config = os.environ.get("JC_CONFIG")
+    settings = load_settings(Path(config) if config else None, port=int(port), data_dir=Path(data_dir))
     try:
         with start_mesh(settings, Progress(Console(stderr=True)), stop, engine=engine) as running:
             running.announce_ready()

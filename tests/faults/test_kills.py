@@ -110,6 +110,22 @@ def test_a_restarted_meter_goes_on_metering_and_delivering(mesh):
     assert mesh.receipt(response.headers["X-Receipt-Id"])["energy"]["total_joules"] > 0
 
 
+def test_a_meter_killed_in_mid_request_bills_nothing_that_it_does_not_know(mesh, operator_key):
+    """The answer goes on; its energy isn't known whole any more, so its receipt says why and costs nothing."""
+    assert mesh.wait_until(lambda: _answers(mesh), _RECOVERY_S)
+    response = mesh.chat("word " * 1500, stream=True)
+    lines = response.iter_lines(decode_unicode=True)
+    next(lines)
+    assert _kill(mesh, "MeterActor") == 1
+    assert [line for line in lines if line][-1] == "data: [DONE]"
+    assert mesh.wait_until(lambda: _is_signed(mesh, response.headers["X-Receipt-Id"]), _RECOVERY_S)
+    receipt = mesh.receipt(response.headers["X-Receipt-Id"])
+    assert receipt["energy"]["total_joules"] is None
+    assert "meter was restarted" in receipt["energy"]["unavailable_reason"]
+    assert receipt["price"]["usd_picos"] == 0
+    assert _meter(mesh, operator_key)["identity_error_microjoules"] == 0
+
+
 def test_an_ingress_killed_in_mid_stream_loses_no_settlement(mesh):
     response = mesh.chat("word " * 500, stream=True)
     next(response.iter_lines())

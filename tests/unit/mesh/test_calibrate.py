@@ -43,6 +43,7 @@ class _FakeMesh:
     breaks_at: int | None = None
     bursts_at_s: tuple = ()
     busy_share: float = 0.1
+    floor_milliwatts: int | None = None
     now_s: float = 0.0
     prompts: list = field(default_factory=list)
     records: list = field(default_factory=list)
@@ -132,7 +133,7 @@ class _FakeMesh:
             reading_microjoules=counted_microjoules if readable else None,
             read_at_monotonic_ns=round(self.now_s * 1e9) if readable else None,
             power_milliwatts=None,
-            floor_milliwatts=None,
+            floor_milliwatts=self.floor_milliwatts,
             trouble=None if readable else "gone",
         )
 
@@ -284,11 +285,13 @@ def test_what_other_processes_took_meanwhile_is_told():
     assert _run(_FakeMesh()).foreign_share == pytest.approx(0.25, rel=0.01)
 
 
-def test_a_failed_fit_leaves_the_weights_as_they_were():
-    mesh = _FakeMesh(costs={**_COSTS, "prefill_tokens": 0})
-    with pytest.raises(MeshError, match="weights stay as they were: the energy did not grow"):
+def test_a_failed_fit_leaves_weights_and_floors_as_they_were():
+    mesh = _FakeMesh(costs={**_COSTS, "prefill_tokens": 0}, floor_milliwatts=7)
+    with pytest.raises(MeshError, match="weights and floors stay as they were: the energy did not grow"):
         _run(mesh)
-    assert [each.weights for each in mesh.records] == [Weights(step=12)]
+    assert {each.weights for each in mesh.records} == {Weights(step=12)}
+    assert set(mesh.records[0].floor_milliwatts.values()) != {7}, "it had measured another"
+    assert set(mesh.records[-1].floor_milliwatts.values()) == {7}
 
 
 def test_too_few_shapes_say_so():

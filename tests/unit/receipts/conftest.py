@@ -10,6 +10,7 @@ import pytest
 from nacl.signing import SigningKey
 
 from metering.settlement import EnergyErrors, EnergyFigures, MeteredSilicon, Settlement, TokenCounts, no_figures
+from metering.statements import ChainHead, MeterKey, SignedStatement, StatementChain
 from receipts.canonical import canonical_bytes
 from receipts.document import signed_bytes, with_signature
 from receipts.draft import RequestContext, draft_receipt
@@ -32,6 +33,7 @@ ENERGY = EnergyFigures(
     peak_power_milliwatts=5470,
     errors=ERRORS,
 )
+METER = MeterKey(bytes(range(32)))
 
 
 def settlement(number: int, account: str = "acme", **changes: Any) -> Settlement:
@@ -48,8 +50,17 @@ def settlement(number: int, account: str = "acme", **changes: Any) -> Settlement
         tokens=TokenCounts(input=34, cached=16, output=128),
         silicon=MeteredSilicon(vendor="amd", model="AMD EPYC", device_ids=("cpu-package-0",), node="host-1"),
         context=context(number, account, **changes).to_json(),
+        statement=statement(number),
     )
     return dataclasses.replace(whole, **of_settlement)
+
+
+def statement(number: int) -> SignedStatement:
+    """What the meter states of request ``number``, as its statement of that number."""
+    head = ChainHead(sequence=number - 1, sha256="ab" * 32, charged_microjoules=0) if number > 1 else None
+    return StatementChain(METER, head).state(
+        request_id=f"{number:032x}", outcome="finished", microjoules=310_000, counted_microjoules=10**9, open_ns=0
+    )
 
 
 def context(number: int, account: str = "acme", **changes: Any) -> RequestContext:

@@ -80,6 +80,11 @@ print(sorted(name for name in sys.modules if name.partition(".")[0] in ("meterin
     assert (done.stdout, done.stderr) == ("Verified: 3 passed, 0 failed\n[]\n", "")
 
 
+def test_a_meters_statements_are_checked_on_the_base_install() -> None:
+    done = run("from receipts.meter_audit import check_statements; print(check_statements([], bytes(32)))")
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
 def test_the_jc_command_verifies_on_the_base_install(evidence: tuple[Path, Path]) -> None:
     script = "from mesh.command import main; main()"
     done = run(script, "verify", "--key", *evidence)

@@ -190,6 +190,24 @@ class TestSettle:
         assert book(ledger, "microjoules") == {"meter": -930_000, "overhead": 620_000, "customer:acme": 310_000}
         assert len(rows(ledger, failed_attempts)) == 2
 
+    def test_a_failed_attempts_statement_is_kept(self, ledger: Ledger, make_settlement) -> None:
+        failed = make_settlement(1, outcome="failed")
+        ledger.settle([failed, make_settlement(1)])
+        columns = failed_attempts.c.statement, failed_attempts.c.statement_signature
+        assert rows(ledger, *columns) == [(failed.statement.statement, failed.statement.signature)]
+
+    def test_without_a_statement_there_is_no_receipt(self, ledger: Ledger, make_settlement) -> None:
+        """As the journal of a meter that didn't sign yet may still deliver it: an account must not wait for ever."""
+        (stored,) = settle(ledger, make_settlement(1))
+        for outcome in ("finished", "aborted"):
+            with pytest.raises(SettlementRefused, match="without a statement of its meter") as refused:
+                ledger.settle([make_settlement(2, statement=None, outcome=outcome)])
+            assert refused.value.request_id == f"{2:032x}"
+        assert ledger.receipt_at("acme", 2) is None
+        assert ledger.settle([make_settlement(1, statement=None)]) == [stored], "what is settled stays settled"
+        assert ledger.settle([make_settlement(3, statement=None, outcome="failed")]) == [None], "nothing waits for it"
+        assert rows(ledger, failed_attempts.c.statement, failed_attempts.c.energy_microjoules) == [(None, 310_000)]
+
     @pytest.mark.parametrize(
         ("wrong", "says"),
         [
@@ -484,20 +502,29 @@ def test_a_balance_past_64_bits_is_exact(ledger: Ledger) -> None:
 
 def test_the_auditors_page_checks_the_meters_statements_in_a_ledger(tmp_path: Path, make_settlement) -> None:
     page = Path(ledger_module.__file__).with_name("README.md").read_text()
-    _of_a_receipt, program = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    _of_a_receipt, signatures, chains = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     chain = StatementChain(MeterKey(bytes(32)), None)
-    honest = chain.state(request_id="1", outcome="finished", microjoules=1, counted_microjoules=1, open_ns=0)
-    forged = SignedStatement(statement=honest.statement.replace(":1,", ":2,"), signature=honest.signature)
-    for name, statement, passes in (("a", honest, True), ("b", forged, False)):
+    failed, honest = (
+        chain.state(request_id="1", outcome=outcome, microjoules=billed, counted_microjoules=1, open_ns=0)
+        for outcome, billed in (("failed", None), ("finished", 1))
+    )
+    forged = SignedStatement(statement=failed.statement.replace(":1,", ":2,"), signature=failed.signature)
+    for name, of_failed, passes in (("a", failed, True), ("b", forged, False)):
         folder = tmp_path / name
         folder.mkdir()
         ledger = opened(folder / "ledger.sqlite3")
         ledger.create_key("acme", "test")
-        settle(ledger, make_settlement(1), make_settlement(2, statement=statement))
+        ledger.settle([make_settlement(1, statement=honest)])
+        ledger.settle([make_settlement(1, statement=of_failed, outcome="failed")])
         ledger.close()
-        done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False)
+        done = subprocess.run([sys.executable, "-c", signatures], cwd=folder, capture_output=True, text=True, check=False)
         assert (done.returncode == 0) == passes, done.stderr
         assert ("BadSignatureError" in done.stderr) != passes
+        path = [str(Path(ledger_module.__file__).parents[1])]
+        script = f"import sys; sys.path[:0] = {path!r}\n{chains}"
+        done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=True)
+        assert (done.stdout == "") == passes, done.stdout
+        assert ("not signed by the meter" in done.stdout) != passes
 
 
 _CHILD = """

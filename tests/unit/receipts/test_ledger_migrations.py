@@ -17,7 +17,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine
 
 from metering.statements import MeterKey, StatementChain
-from receipts.errors import LedgerUnavailable
+from receipts.errors import LedgerUnavailable, LedgerUnusable
 from receipts.ledger import OPENING_CREDIT_USD_PICOS, Ledger
 from receipts.ledger_migrations import upgrade
 from receipts.ledger_migrations.versions import v0001_first_schema, v0002_meter_statement
@@ -33,11 +33,21 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def first_ledger(path: Path) -> Path:
+def waiting_ledger(path: Path) -> Path:
     with sqlite3.connect(path) as old:
         old.executescript(FIRST_LEDGER.read_text())
     old.close()
     return path
+
+
+@pytest.fixture
+def first_ledger(waiting_ledger: Path, group) -> Path:
+    """With all that it holds signed, as the program of that time leaves it when it is given the time."""
+    with sqlite3.connect(waiting_ledger) as old:
+        (pending,) = old.execute("SELECT signed_bytes FROM receipts WHERE signature IS NULL").fetchone()
+        old.execute("UPDATE receipts SET signature = ? WHERE signature IS NULL", (group.sign(pending),))
+    old.close()
+    return waiting_ledger
 
 
 def opened(path: Path) -> Ledger:
@@ -82,10 +92,11 @@ def revision_of(path: Path) -> str:
 
 def test_a_ledger_of_the_first_schema_opens_and_goes_on(first_ledger: Path, group, make_settlement) -> None:
     ledger = opened(first_ledger)
-    signed, pending = (ledger.receipt_at("acme", seq) for seq in (1, 2))
-    assert signed.signature == group.sign(signed.signed_bytes)
-    assert (signed.statement, pending.statement) == (None, None)
-    assert ledger.unsigned(10) == [pending]
+    for seq in (1, 2):
+        stored = ledger.receipt_at("acme", seq)
+        assert stored.signature == group.sign(stored.signed_bytes)
+        assert stored.statement is None
+    assert ledger.unsigned(10) == []
     assert ledger.balance_usd_picos("acme") == OPENING_CREDIT_USD_PICOS - 2 * 43_056
     chain = StatementChain(MeterKey(bytes(32)), None)
     statement = chain.state(
@@ -100,12 +111,48 @@ def test_a_ledger_of_the_first_schema_opens_and_goes_on(first_ledger: Path, grou
     assert revision_of(first_ledger) == NEWEST_REVISION
 
 
-@pytest.mark.parametrize("column", ["statement", "statement_signature"])
-def test_a_stored_statement_cannot_be_changed(first_ledger: Path, column: str) -> None:
+def test_what_the_first_ledger_booked_as_failed_stays_without_a_statement(first_ledger: Path) -> None:
     opened(first_ledger).close()
-    with sqlite3.connect(first_ledger) as direct, pytest.raises(sqlite3.IntegrityError, match="its signature once"):
-        direct.execute(f"UPDATE receipts SET {column} = 'x' WHERE seq = 2")  # noqa: S608 - a literal of this test
+    with sqlite3.connect(first_ledger) as direct:
+        rows = direct.execute("SELECT statement, statement_signature FROM failed_attempts").fetchall()
     direct.close()
+    assert rows == [(None, None)]
+
+
+def test_one_with_receipts_that_could_never_be_signed_is_refused_and_left_as_it_is(
+    waiting_ledger: Path,
+) -> None:
+    before = shape(waiting_ledger)
+    for _ in range(2):
+        with pytest.raises(LedgerUnusable, match=r"signature \(1\).* Run the earlier version .* or .* new data folder"):
+            opened(waiting_ledger)
+    assert shape(waiting_ledger) == before
+    with sqlite3.connect(waiting_ledger) as old:
+        assert old.execute("SELECT count(*) FROM receipts WHERE signature IS NULL").fetchone() == (1,)
+    old.close()
+
+
+def test_receipts_may_wait_in_a_ledger_whose_settlements_are_stated(first_ledger: Path, make_settlement) -> None:
+    ledger = opened(first_ledger)
+    (waiting,) = ledger.settle([make_settlement(9)])
+    ledger.close()
+    again = opened(first_ledger)
+    assert again.unsigned(10) == [waiting]
+    again.close()
+
+
+@pytest.mark.parametrize("column", ["statement", "statement_signature"])
+def test_a_stored_statement_cannot_be_changed(first_ledger: Path, make_settlement, column: str) -> None:
+    ledger = opened(first_ledger)
+    ledger.settle([make_settlement(9), make_settlement(10, outcome="failed")])
+    ledger.close()
+    for change, says in (
+        (f"UPDATE receipts SET {column} = 'x' WHERE seq = 3", "its signature once"),  # noqa: S608 - literals of this test
+        (f"UPDATE failed_attempts SET {column} = 'x'", "append-only"),  # noqa: S608
+    ):
+        with sqlite3.connect(first_ledger) as direct, pytest.raises(sqlite3.IntegrityError, match=says):
+            direct.execute(change)
+        direct.close()
 
 
 def test_the_first_revision_makes_what_the_program_then_made(tmp_path: Path, first_ledger: Path) -> None:
@@ -163,7 +210,8 @@ def test_the_revisions_are_sql_for_postgresql_too() -> None:
         for revision in (v0001_first_schema, v0002_meter_statement):
             revision.upgrade()
     assert "position BIGSERIAL NOT NULL" in written.getvalue()
-    assert "ALTER TABLE receipts ADD COLUMN statement TEXT" in written.getvalue()
+    for table in ("receipts", "failed_attempts"):
+        assert f"ALTER TABLE {table} ADD COLUMN statement TEXT" in written.getvalue()
     assert "TRIGGER" not in written.getvalue()
 
 

@@ -328,6 +328,21 @@ def test_enrolled_meters_outlive_a_restart(five: Five, tmp_path: Path) -> None:
     assert five.restart(2)._meters.by_key == {}
 
 
+def test_a_meter_that_misses_a_gpu_today_keeps_the_power_that_waiting_receipts_need(
+    five: Five, tmp_path: Path
+) -> None:
+    signer = five.signers[1]
+    signer.enrol_meter(METER)
+    file = tmp_path / "signer-1" / "meters.sealed"
+    written = file.read_bytes()
+    weaker = replace(METER, maximum_power_milliwatts=1)
+    signer.enrol_meter(weaker)
+    assert signer._meters.by_key == {METER.public_key: METER}
+    assert file.read_bytes() == written, "sealed anew it would differ"
+    signer.enrol_meter(replace(weaker, node="renamed"))
+    assert five.restart(1)._meters.by_key == {METER.public_key: replace(METER, node="renamed")}
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

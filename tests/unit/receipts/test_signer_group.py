@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import logging
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -238,9 +239,51 @@ async def test_a_meter_is_enrolled_with_all_signers_that_answer(house: House, ca
         async with dead(house, 2, 4):
             await enrol_meter(house.ports, METER)
         assert [len(house.signers[each]._meters.by_key) for each in MEMBERS] == [1, 0, 1, 0, 1]
-    assert "signer 2 does not know the meter of host-1: dead" in caplog.text
+    assert "signer 2 cannot be told of the meter of host-1: dead" in caplog.text
     await enrol_meter(house.ports, METER)
     assert [dict(house.signers[each]._meters.by_key) for each in MEMBERS] == [{METER.public_key: METER}] * 5
+
+
+async def test_telling_signers_again_says_only_what_changed(house: House, caplog) -> None:
+    caplog.set_level(logging.INFO)
+    other = replace(METER, public_key=bytes(32), node="host-2")
+    async with dead(house, 2):
+        for _ in range(3):
+            await enrol_meter(house.ports, METER)
+        await enrol_meter(house.ports, other)
+    assert [(each.levelname, each.message) for each in caplog.records] == [
+        ("WARNING", "signer 2 cannot be told of the meter of host-1: dead"),
+        ("WARNING", "signer 2 cannot be told of the meter of host-2: dead"),
+    ]
+    caplog.clear()
+    for _ in range(3):
+        await enrol_meter(house.ports, METER)
+    assert [(each.levelname, each.message) for each in caplog.records] == [
+        ("INFO", "signer 2 knows the meter of host-1 now")
+    ]
+    caplog.clear()
+    async with dead(house, 2):
+        await enrol_meter(house.ports, METER)
+    assert [each.levelname for each in caplog.records] == ["WARNING"], "down once more is news again"
+
+
+async def test_telling_signers_again_does_not_disturb_signing(house: House) -> None:
+    group = await house.start()
+    messages = chain(12)
+    done = asyncio.Event()
+
+    async def enrol_without_end() -> None:
+        while not done.is_set():
+            await enrol_meter(house.ports, METER)
+
+    enrolling = asyncio.create_task(enrol_without_end())
+    for message in messages:
+        assert verified(group, [message], await house.sign(group, [message]))
+    done.set()
+    await enrolling
+    assert house.ports[1].calls.count("enrol_meter") >= len(messages)
+    assert house.ports[1].calls.count("commit") == 1, "no nonces were lost"
+    assert "sign" not in house.ports[4].calls + house.ports[5].calls, "one quorum served throughout"
 
 
 async def test_a_meter_that_too_few_signers_know_is_said(house: House) -> None:

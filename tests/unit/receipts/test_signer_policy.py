@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from metering.counters.counter import CounterFacts, Reading, difference
+from metering.power_gauge import PowerGauge
 from metering.statements import ChainHead, MeterKey, SignedStatement, StatementChain
 from receipts.canonical import canonical_bytes
 from receipts.meter_enrolment import MeterEnrolment
@@ -129,6 +131,11 @@ def statement(head: ChainHead | None = None, key: MeterKey = METER, **changes: A
     return StatementChain(key, head).state(**{**figures, **changes})
 
 
+def billed_before(charged_microjoules: int) -> ChainHead:
+    """So much will have been billed when this receipt's request is."""
+    return ChainHead(sequence=7, sha256="ab" * 32, charged_microjoules=charged_microjoules - ENERGY_MICROJOULES)
+
+
 def examine(evidence: SignedStatement | None, *enrolled: MeterEnrolment, message: bytes | None = None) -> ChainClaim:
     meters = {each.public_key: each for each in enrolled or (ENROLLED,)}
     message = canonical_bytes(receipt()) if message is None else message
@@ -197,27 +204,72 @@ class TestStatedReceipts:
         with pytest.raises(PolicyViolation, match="its energy is not known, its meter has stated 0 microjoules"):
             examine(statement(microjoules=0), message=unmetered_receipt())
 
-    def test_a_meter_may_bill_ahead_of_its_counters_by_what_can_be_open(self) -> None:
-        """100 W for 50 ms are 5 J."""
-        head = ChainHead(sequence=7, sha256="ab" * 32, charged_microjoules=20_000_000 - ENERGY_MICROJOULES)
-        examine(statement(head, counted_microjoules=15_000_000, open_ns=50_000_000))
-        with pytest.raises(
-            PolicyViolation, match=r"host-1 has billed 5000001 microjoules more .* most 5000000 can be open"
-        ):
-            examine(statement(head, counted_microjoules=14_999_999, open_ns=50_000_000))
-        with pytest.raises(PolicyViolation, match=r"has billed 1 microjoules more .* most 0 can be open"):
-            examine(statement(head, counted_microjoules=19_999_999, open_ns=0))
+    def test_a_meter_may_bill_ahead_of_its_counters_by_what_can_be_estimates(self) -> None:
+        """1.2 × 100 W for 50 ms and a second more are 126 J; then a twentieth of the 200 J that were counted."""
+        for ahead, open_ns in ((136_000_000, 50_000_000), (130_000_000, 0), (130_000_001, 1)):
+            examine(statement(billed_before(200_000_000 + ahead), counted_microjoules=200_000_000, open_ns=open_ns))
+            with pytest.raises(
+                PolicyViolation, match=f"host-1 has billed {ahead + 1} microjoules more .* most {ahead} can be"
+            ):
+                head = billed_before(200_000_001 + ahead)
+                examine(statement(head, counted_microjoules=200_000_000, open_ns=open_ns))
+
+    @pytest.mark.parametrize(
+        ("interval_ns", "period_ns", "open_ns"),
+        [
+            (10**8, 10**8, 11 * 10**7),
+            (10**8, 2 * 10**7, 10**8),
+            (10**8, 10**7, 3 * 10**9),
+            (10**10, 10**8, 12 * 10**9),
+            (10**9, 10**9, 10**9),
+            (10**7, 1, 1),
+        ],
+    )
+    @pytest.mark.parametrize("milliwatts", [1, 3, 100_000, 5_600_001])
+    def test_what_metering_believes_a_counter_is_never_refused(
+        self, interval_ns: int, period_ns: int, open_ns: int, milliwatts: int
+    ) -> None:
+        """The most that an interval can hold without a quarantine is all billed, and the open one estimated by it."""
+        facts = CounterFacts(
+            device_id="d",
+            method="m",
+            scope="s",
+            period_ns=period_ns,
+            wrap_microjoules=None,
+            maximum_power_milliwatts=milliwatts,
+            error_percent=5.0,
+            best_confidence="measured-direct",
+            closes_at_will=False,
+        )
+        counted = 12 * milliwatts * (interval_ns + period_ns) // 10**7
+        moved = [Reading(energy_microjoules=each, at_monotonic_ns=interval_ns) for each in (counted, counted + 1)]
+        before = Reading(energy_microjoules=0, at_monotonic_ns=0)
+        believed = [difference(before, after, facts).quarantined_microjoules == 0 for after in moved]
+        assert believed == [True, False]
+        gauge = PowerGauge(window_ns=interval_ns, period_ns=period_ns)
+        gauge.add(counted, interval_ns)
+        estimate = gauge.milliwatts * open_ns // 10**6
+        enrolled = dataclasses.replace(ENROLLED, maximum_power_milliwatts=milliwatts)
+        head = ChainHead(sequence=7, sha256="ab" * 32, charged_microjoules=counted + estimate)
+        examine(
+            statement(head, microjoules=None, counted_microjoules=counted, open_ns=open_ns),
+            enrolled,
+            message=unmetered_receipt(),
+        )
+
+    def test_estimates_that_lean_to_one_side_block_no_account(self) -> None:
+        """After weeks at full load: a twenty-fifth of all that was counted, and nothing is open."""
+        examine(statement(billed_before(104 * 10**13), counted_microjoules=10**15, open_ns=0))
 
     def test_no_interval_is_open_for_ever(self) -> None:
-        head = ChainHead(sequence=7, sha256="ab" * 32, charged_microjoules=2 * 10**9 - ENERGY_MICROJOULES)
-        at_most = 100 * MAX_OPEN_NS // 1000
+        at_most = 120 * (MAX_OPEN_NS + 10**9) // 1000
         for open_ns in (MAX_OPEN_NS, 10 * MAX_OPEN_NS, 2**62):
-            examine(statement(head, counted_microjoules=2 * 10**9 - at_most, open_ns=open_ns))
-            with pytest.raises(PolicyViolation, match=f"at most {at_most} can be open"):
-                examine(statement(head, counted_microjoules=2 * 10**9 - at_most - 1, open_ns=open_ns))
+            examine(statement(billed_before(at_most), counted_microjoules=0, open_ns=open_ns))
+            with pytest.raises(PolicyViolation, match=f"at most {at_most} can be"):
+                examine(statement(billed_before(at_most + 1), counted_microjoules=0, open_ns=open_ns))
 
     def test_the_power_is_that_of_the_meter_that_states(self) -> None:
         weak = dataclasses.replace(ENROLLED, maximum_power_milliwatts=0)
         strong = MeterEnrolment(public_key=MeterKey(bytes(32)).public_key, node="h", maximum_power_milliwatts=10**9)
-        with pytest.raises(PolicyViolation, match="most 0 can be open"):
+        with pytest.raises(PolicyViolation, match="most 0 can be estimates"):
             examine(statement(counted_microjoules=0, open_ns=10**9), weak, strong)

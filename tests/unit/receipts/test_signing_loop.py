@@ -91,13 +91,13 @@ async def test_receipts_are_signed_as_they_come(tmp_path: Path, group, make_sett
 
 async def test_a_receipt_goes_to_the_signers_with_its_meters_statement(tmp_path: Path, group, make_settlement) -> None:
     signers = Signers(group)
-    statement = SignedStatement(statement="the meter's word", signature="ab" * 64)
+    statements = [SignedStatement(statement=f"the meter's word {n}", signature="ab" * 64) for n in (1, 2)]
     async with running(tmp_path / "l.db", signers) as writer:
-        await settle(writer, [make_settlement(1, statement=statement)])
+        await settle(writer, [make_settlement(1, statement=statements[0])])
         await all_signed(writer, group, [1])
-        await settle(writer, [make_settlement(2)])
+        await settle(writer, [make_settlement(2, statement=statements[1])])
         await all_signed(writer, group, [2])
-    assert signers.evidence == [statement, None]
+    assert signers.evidence == statements
 
 
 async def test_a_backlog_of_an_earlier_life_is_signed(tmp_path: Path, group, make_settlement) -> None:
