@@ -42,7 +42,8 @@ class MeterEnrolments:
         Raises:
             QuorumUnavailable: too few signers know a meter.
         """
-        self._enrol_all()
+        for meter in self._meters:
+            self._enrol(meter)
         self._thread.start()
 
     def stop(self) -> None:
@@ -54,20 +55,25 @@ class MeterEnrolments:
     def _go_on(self) -> None:
         from ray.exceptions import RayError
 
+        troubles: dict[int, str] = {}
         while not self._stopping.wait(_EVERY_S):
-            try:
-                self._enrol_all()
-            except (RayError, ReceiptsError) as away:
-                _LOG.warning("not every signer knows every meter; receipts may wait: %s", away)
+            for place, meter in enumerate(self._meters):
+                try:
+                    self._enrol(meter)
+                    troubles.pop(place, None)
+                except (RayError, ReceiptsError) as away:
+                    trouble = type(away).__name__
+                    if troubles.get(place) != trouble:
+                        _LOG.warning("a meter is not known to enough signers; its receipts wait: %s", away)
+                    troubles[place] = trouble
 
-    def _enrol_all(self) -> None:
+    def _enrol(self, meter: "ActorHandle[Any]") -> None:
         import ray
 
         from receipts.signer_group import enrol_meter
 
-        for meter in self._meters:
-            card = cast("MeterCard", ray.get(meter.card.remote(), timeout=_EVERY_S))
-            enrolment = MeterEnrolment(
-                public_key=card.public_key, node=card.node, maximum_power_milliwatts=card.maximum_power_milliwatts
-            )
-            asyncio.run(enrol_meter(self._signers, enrolment, needed=self._needed))
+        card = cast("MeterCard", ray.get(meter.card.remote(), timeout=_EVERY_S))
+        enrolment = MeterEnrolment(
+            public_key=card.public_key, node=card.node, maximum_power_milliwatts=card.maximum_power_milliwatts
+        )
+        asyncio.run(enrol_meter(self._signers, enrolment, needed=self._needed))

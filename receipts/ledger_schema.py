@@ -80,7 +80,7 @@ receipts: Final = Table(
 _is_unsigned = receipts.c.signature.is_(None)
 Index("receipts_unsigned", receipts.c.position, sqlite_where=_is_unsigned, postgresql_where=_is_unsigned)
 
-# An attempt that failed has no receipt. Its settlement's hash tells a second delivery from a second failure. Its meter's
+# An attempt that failed has no receipt. Its settlement's hash tells a second delivery from a second failure. Its
 # statement is kept for auditors: without it the meter's chain would have a gap.
 failed_attempts: Final = Table(
     "failed_attempts",

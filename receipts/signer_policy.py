@@ -18,8 +18,8 @@ MAX_OPEN_NS = 60 * 10**9
 """No interval may stay open for longer, as far as billing ahead of the counters goes: six times the longest that can
 be set, so that a meter that was held up is not taken for one that makes up its bills."""
 _PLAUSIBLE_TENTHS = 12
-"""Metering believes a counter up to 1.2 × the maximum power (rated power is passed for moments), and so do estimates
-that go by it. Less here than there, and honest receipts would wait for ever."""
+"""Metering believes a counter up to 1.2 times the maximum power (rated power is passed for moments), and its estimates
+go by that. Less here than there, and honest receipts would wait for ever."""
 _COUNTER_PERIOD_NS = 10**9
 """Metering also believes one counter period more than the time between two readings; here that of a slow counter."""
 _ESTIMATED_SHARE = 20

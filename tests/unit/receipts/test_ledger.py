@@ -517,7 +517,9 @@ def test_the_auditors_page_checks_the_meters_statements_in_a_ledger(tmp_path: Pa
         ledger.settle([make_settlement(1, statement=honest)])
         ledger.settle([make_settlement(1, statement=of_failed, outcome="failed")])
         ledger.close()
-        done = subprocess.run([sys.executable, "-c", signatures], cwd=folder, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", signatures], cwd=folder, capture_output=True, text=True, check=False
+        )
         assert (done.returncode == 0) == passes, done.stderr
         assert ("BadSignatureError" in done.stderr) != passes
         path = [str(Path(ledger_module.__file__).parents[1])]

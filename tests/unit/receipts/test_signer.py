@@ -328,9 +328,7 @@ def test_enrolled_meters_outlive_a_restart(five: Five, tmp_path: Path) -> None:
     assert five.restart(2)._meters.by_key == {}
 
 
-def test_a_meter_that_misses_a_gpu_today_keeps_the_power_that_waiting_receipts_need(
-    five: Five, tmp_path: Path
-) -> None:
+def test_a_meter_that_misses_a_gpu_today_keeps_the_power_that_waiting_receipts_need(five: Five, tmp_path: Path) -> None:
     signer = five.signers[1]
     signer.enrol_meter(METER)
     file = tmp_path / "signer-1" / "meters.sealed"

@@ -538,7 +538,7 @@ def test_memory_does_not_grow_with_the_number_of_receipts(group, tmp_path: Path)
 
 def test_the_auditors_page_shows_a_check_without_our_code_that_works(group, receipt: bytes, tmp_path: Path) -> None:
     page = Path(receipts.__file__).with_name("README.md").read_text()
-    program, _of_statements = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    program, *_of_statements = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (tmp_path / "signer_pubkey.hex").write_text(group.public_key.hex() + "\n")
     for data, passes in ((receipt + b"\n", True), (receipt.replace(b"local", b"lokal"), False)):
         (tmp_path / "receipt.json").write_bytes(data)
