@@ -102,7 +102,7 @@ def loaded(bench: Bench, residents: int) -> dict[str, float]:
     for request in requests:
         time.sleep(0.002)
         settlements.append(_seconds(lambda request=request: bench.meter.settle(request, "finished")))
-        bench.meter.acknowledge(request)
+        bench.meter.acknowledge(bench.meter.settle(request, "finished"))
     totals = bench.meter.totals()
     assert totals.sum_microjoules == totals.counted_microjoules
     return {

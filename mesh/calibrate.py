@@ -43,7 +43,7 @@ def run_calibration(settings: Settings, *, console: Console, model: str | None =
     """
     name = _chosen_model(settings, model)
     folder = calibration_folder(settings)
-    console.print(f"Calibrating {name}. Nobody else may use the mesh for about {_SHAPES_S / 60 + 2:.0f} minutes.")
+    console.print(f"Calibrating {name}. Nobody else may use the mesh for about {_SHAPES_S / 60 + 4:.0f} minutes.")
     with _joined(settings) as state, _asking(state) as client:
         calibrated = Calibrator(
             _RunningMesh(state.namespace, name, client),

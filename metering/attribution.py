@@ -50,6 +50,11 @@ class ReplicaLoad:
     steps: Sequence[StepSpan]
     residents: Mapping[str, Resident]
 
+    @property
+    def steps_ns(self) -> int:
+        """Time in steps."""
+        return sum(step.end_ns - step.begin_ns for step in self.steps)
+
 
 @dataclass(slots=True, kw_only=True)
 class RequestShare:
@@ -137,6 +142,17 @@ def split_device(interval: Interval, loads: Sequence[ReplicaLoad]) -> Shares:
     return shares
 
 
+def split_open(interval: Interval, step_grains: int, load: ReplicaLoad, loads: Sequence[ReplicaLoad]) -> Shares:
+    """What will probably be given of an interval that no counter has closed yet, as far as it is this load's.
+
+    The floor, which is the interval's energy, by residency, and ``step_grains`` by the load's steps.
+    """
+    shares = Shares()
+    _split_floor(interval, loads, shares)
+    _split_steps(step_grains, (load,), shares)
+    return shares
+
+
 def _nobody_ran(grains: int, loads: Sequence[ReplicaLoad], shares: Shares) -> None:
     if any(load.residents for load in loads):
         shares.overhead_grains += grains
@@ -186,7 +202,7 @@ def _covered_ns(stretches: Iterable[tuple[int, int]]) -> int:
 
 def _split_steps(grains: int, loads: Sequence[ReplicaLoad], shares: Shares) -> int:
     """Give energy to the requests of the steps by time and, inside a step, by weight; how much was given."""
-    total_ns = sum(step.end_ns - step.begin_ns for load in loads for step in load.steps)
+    total_ns = sum(load.steps_ns for load in loads)
     if total_ns == 0 or grains == 0:
         return 0
     given = 0

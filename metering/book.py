@@ -94,7 +94,7 @@ class Book:
         self._open[serial] = RequestShare()
 
     def post(self, energy_microjoules: int, shares: Shares) -> None:
-        """Book a closed interval. Shares of requests that are settled already go to trueup.
+        """Book a closed interval. Shares of settled requests go to trueup, or to overhead if they weren't billed.
 
         Raises:
             ValueError: the shares don't sum to the energy; nothing is booked.
@@ -103,12 +103,13 @@ class Book:
             raise ValueError("an interval's shares must sum to its energy")
         for serial, share in shares.requests.items():
             account = self._open.get(serial)
-            if account is None:
-                self._trueup += share.sum_grains
-                if (estimate := self._estimates.get(serial)) is not None:
-                    estimate.owed_grains -= share.sum_grains
-            else:
+            if account is not None:
                 account.add(share)
+            elif (estimate := self._estimates.get(serial)) is not None:
+                self._trueup += share.sum_grains
+                estimate.owed_grains -= share.sum_grains
+            else:
+                self._overhead += share.sum_grains
         self._idle += shares.idle_grains
         self._foreign += shares.foreign_grains
         self._overhead += shares.overhead_grains
@@ -144,19 +145,19 @@ class Book:
         """Close a request's account on what was measured and an estimate of the ``open_part``.
 
         The estimate is lent by trueup, which gets the request's share when the counters have closed the interval.
-        What isn't billed (a failed attempt, energy that isn't known whole) is overhead.
+        What isn't billed (a failed attempt, energy that isn't known whole) is overhead, now and then.
         """
         account = self._open.pop(serial)
         estimated = open_part.sum_grains
-        self._estimates[serial] = _Estimate(settled_ns=settled_ns, owed_grains=estimated)
         self.settled_requests += 1
         measured = account.sum_grains
         total_microjoules = (measured + estimated) // GRAINS_PER_MICROJOULE
         floor_microjoules = (account.floor_grains + open_part.floor_grains) // GRAINS_PER_MICROJOULE
-        self._trueup -= estimated
-        self._overhead += measured + estimated
+        self._overhead += measured
         if billed:
-            self._overhead -= total_microjoules * GRAINS_PER_MICROJOULE
+            self._estimates[serial] = _Estimate(settled_ns=settled_ns, owed_grains=estimated)
+            self._trueup -= estimated
+            self._overhead += estimated - total_microjoules * GRAINS_PER_MICROJOULE
             self._settled_microjoules += total_microjoules
         return Charge(
             active_microjoules=total_microjoules - floor_microjoules,

@@ -28,6 +28,8 @@ class Checkpoint:
     """The book, its counters by device id and the statement chain at one moment, always recorded together.
 
     Readings mean something as long as the machine runs on: ``boot_id`` names the boot, ``None`` when it has no name.
+    ``opening_microjoules`` were counted before the book knew its counters apart: with what these have counted since,
+    they are all that was counted.
     """
 
     totals: BookTotals = field(default_factory=BookTotals)
@@ -36,6 +38,7 @@ class Checkpoint:
     boot_id: str | None = None
     at_monotonic_ns: int = 0
     counters: Mapping[str, CounterMark] = field(default_factory=dict)
+    opening_microjoules: int = 0
     chain: ChainHead | None = None
 
     def to_document(self) -> dict[str, Any]:
@@ -47,24 +50,29 @@ class Checkpoint:
             "boot_id": self.boot_id,
             "at_monotonic_ns": self.at_monotonic_ns,
             "counters": {device_id: _mark_entry(mark) for device_id, mark in self.counters.items()},
+            "opening_microjoules": self.opening_microjoules,
             "chain": self.chain and [self.chain.sequence, self.chain.sha256, self.chain.charged_microjoules],
         }
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "Checkpoint":
-        """What `to_document` gave; journals of the first version have totals only.
+        """What `to_document` gave; journals of the first version have totals only, which are their opening balance.
 
         Raises:
             KeyError, TypeError, ValueError: it is something else.
         """
         chain = document.get("chain")
+        totals = BookTotals(**document["totals"])
+        counters = {device_id: _mark(*entry) for device_id, entry in document.get("counters", {}).items()}
+        known = sum(mark.counted_microjoules for mark in counters.values())
         return cls(
-            totals=BookTotals(**document["totals"]),
+            totals=totals,
             trueup_magnitude_microjoules=document.get("trueup_magnitude_microjoules", 0),
             settled_requests=document.get("settled_requests", 0),
             boot_id=document.get("boot_id"),
             at_monotonic_ns=document.get("at_monotonic_ns", 0),
-            counters={device_id: _mark(*entry) for device_id, entry in document.get("counters", {}).items()},
+            counters=counters,
+            opening_microjoules=document.get("opening_microjoules", totals.counted_microjoules - known),
             chain=chain and ChainHead(sequence=chain[0], sha256=chain[1], charged_microjoules=chain[2]),
         )
 

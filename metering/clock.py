@@ -4,8 +4,10 @@ import time
 from pathlib import Path
 from typing import Protocol
 
-# macOS has no CLOCK_BOOTTIME; its CLOCK_MONOTONIC goes on in sleep, where Python's monotonic clock stops.
-_BOOTTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+# macOS has no CLOCK_BOOTTIME. Python's monotonic clock is mach_absolute_time there, which stops in sleep; of the clocks
+# that go on, CLOCK_MONOTONIC follows NTP and would drift away from it until that looked like a suspend, and
+# CLOCK_MONOTONIC_RAW (mach_continuous_time) counts the same ticks: clock_gettime(3) of macOS.
+_BOOTTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC_RAW)
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # Jitter between two clocks read one after the other, on a machine that is busy elsewhere.
 SHORTEST_SUSPEND_NS = 100_000_000
@@ -35,7 +37,7 @@ class SystemClock:
         return time.monotonic_ns()
 
     def boottime_ns(self) -> int:
-        """``CLOCK_BOOTTIME``."""
+        """``CLOCK_BOOTTIME``, or what macOS has instead."""
         return time.clock_gettime_ns(_BOOTTIME)
 
     def wall_ns(self) -> int:

@@ -65,6 +65,11 @@ class CounterGroup:
         return max((facts.period_ns for facts in self._facts), default=0)
 
     @property
+    def trouble(self) -> str | None:
+        """Why one of its counters can't be read or trusted now."""
+        return next((counter.trouble for counter in self._counters if counter.trouble is not None), None)
+
+    @property
     def power_milliwatts(self) -> int | None:
         """Power of late of all counters together; ``None`` while one's isn't known, and without counters."""
         each = [counter.power_milliwatts for counter in self._counters]

@@ -25,7 +25,8 @@ _ALONE_THOUSANDTHS = 1000
 class Stay:
     """A request's time on its replica.
 
-    ``steps_lost``: some reports of its steps were dropped. ``shared``: its devices weren't its replica's alone.
+    ``steps_lost``: some reports of its steps were dropped. ``shared``: its devices weren't the mesh's alone.
+    ``has_neighbours``: they weren't its replica's alone.
     """
 
     resident_ns: int
@@ -33,12 +34,18 @@ class Stay:
     peak_milliwatts: int | None
     steps_lost: bool
     shared: bool
+    has_neighbours: bool
 
     @classmethod
     def never(cls, *, steps_lost: bool) -> "Stay":
         """Of a request that no step ever listed."""
         return cls(
-            resident_ns=0, mean_batch_thousandths=None, peak_milliwatts=None, steps_lost=steps_lost, shared=False
+            resident_ns=0,
+            mean_batch_thousandths=None,
+            peak_milliwatts=None,
+            steps_lost=steps_lost,
+            shared=False,
+            has_neighbours=False,
         )
 
 
@@ -72,7 +79,7 @@ def _confidence(charge: Charge, counters: Sequence[CounterFacts], stay: Stay) ->
     labels = [facts.best_confidence for facts in counters]
     period_ns = max(facts.period_ns for facts in counters)
     alone = stay.mean_batch_thousandths == _ALONE_THOUSANDTHS and stay.resident_ns >= _DIRECT_PERIODS * period_ns
-    if not alone:
+    if not alone or stay.has_neighbours:
         labels.append("measured-apportioned")
     mostly_estimated = charge.estimated_microjoules * 100 > charge.total_microjoules * _ESTIMATED_PERCENT
     if stay.steps_lost or stay.shared or mostly_estimated:

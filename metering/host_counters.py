@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from metering.attribution import Interval, ReplicaLoad, Shares, split_device, split_host
+from metering.attribution import Interval, ReplicaLoad, Shares, split_device, split_host, split_open
 from metering.calibration import Calibration
 from metering.checkpoint import Checkpoint, CounterMark
 from metering.clock import Clock, SuspendWatch
@@ -76,7 +76,8 @@ class HostCounters:
     ) -> None:
         """Take every counter's first reading, going on from an earlier meter's where that means anything.
 
-        Every GPU is a group of its own until `pool` says otherwise.
+        Every GPU is a group of its own until `pool` says otherwise. ``cpu_trouble`` is why CPU times, which the
+        division of the host's energy needs, can't be read now.
         """
         self._host = tuple(WatchedCounter(counter, power_window_ns=interval_ns) for counter in sensors.host)
         self._devices = {
@@ -89,8 +90,10 @@ class HostCounters:
         self._suspends = SuspendWatch(clock)
         self._suspended_ns = self._suspends.suspended_ns()
         self._cpu_use = CpuUse(replicas_ns={}, overhead_ns=0, foreign_ns=0)
+        self.cpu_trouble: str | None = None
         own = {counter.facts.device_id for counter in self._counters()}
         self._missing = {device_id: mark for device_id, mark in checkpoint.counters.items() if device_id not in own}
+        self.opening_microjoules = checkpoint.opening_microjoules
         self.away = self._resume(checkpoint)
         self.host = CounterGroup(self._host, begin_ns=clock.monotonic_ns())
         self._pools = self._grouped(())
@@ -109,6 +112,11 @@ class HostCounters:
     def marks(self) -> Mapping[str, CounterMark]:
         """Where each counter stands; those that this machine once had keep their place."""
         return {**self._missing, **{counter.facts.device_id: counter.mark for counter in self._counters()}}
+
+    @property
+    def counted_microjoules(self) -> int:
+        """What all counters say they have counted since the book began, its opening balance included."""
+        return self.opening_microjoules + sum(mark.counted_microjoules for mark in self.marks.values())
 
     def devices_of(self, device_ids: Iterable[str]) -> tuple[CounterGroup, ...]:
         """The groups that these GPUs are in, as far as they have a counter."""
@@ -171,9 +179,23 @@ class HostCounters:
             return split_host(interval, self._cpu_use, loads)
         return split_device(interval, loads)
 
+    def divide_open(
+        self, group: CounterGroup, until_ns: int, step_grains: int, load: ReplicaLoad, loads: Sequence[ReplicaLoad]
+    ) -> Shares:
+        """Divide what was probably drawn since the group's last reading: its floor, and a load's ``step_grains``."""
+        elapsed_ns = until_ns - group.begin_ns
+        floor_microjoules = (self._floor_milliwatts_of(group) or 0) * elapsed_ns // 1_000_000
+        interval = Interval(
+            begin_ns=group.begin_ns,
+            end_ns=until_ns,
+            energy_microjoules=floor_microjoules,
+            floor_microjoules=floor_microjoules,
+        )
+        return split_open(interval, step_grains, load, loads)
+
     def stood_still(self, interval: GroupInterval, loads: Sequence[ReplicaLoad]) -> list[Movement]:
         """Which of the interval's counters haven't moved for too long, given what ran in it."""
-        worked_ns = sum(step.end_ns - step.begin_ns for load in loads for step in load.steps)
+        worked_ns = sum(load.steps_ns for load in loads)
         if interval.group is self.host:
             # A step on a GPU needs no CPU.
             used_ns = sum(self._cpu_use.replicas_ns.get(load.replica, 0) for load in loads)
@@ -233,32 +255,36 @@ class HostCounters:
 
     def _close(self, groups: Sequence[CounterGroup], now_ns: int) -> list[GroupInterval]:
         suspended_ns = self._suspends.suspended_ns()
+        # First: if this fails, no counter has been read, so that no energy is read and not booked.
+        if self.host in groups:
+            self._sample_cpu()
         closed = [(group, group.close(now_ns, suspended_ns)) for group in groups]
-        cpu_lost = self._sample_cpu() if self.host in groups else None
         return [
             GroupInterval(
                 group=group,
                 closed=interval,
-                lost=interval.lost or (cpu_lost if group is self.host else None),
+                lost=interval.lost or (self.cpu_trouble if group is self.host else None),
             )
             for group, interval in closed
         ]
 
-    def _sample_cpu(self) -> str | None:
-        """CPU times of the interval that was just closed; the reason when they aren't known."""
+    def _sample_cpu(self) -> None:
+        """CPU times of the interval that ends now, or why they aren't known."""
         try:
             self._cpu_use = self._processes.since_last()
+            self.cpu_trouble = None
         except CounterLost as why:
             self._cpu_use = CpuUse(replicas_ns={}, overhead_ns=0, foreign_ns=0)
-            return str(why) if self.host.facts else None
-        return None
+            self.cpu_trouble = str(why) if self.host.facts else None
 
     def _floor_microjoules(self, group: CounterGroup, elapsed_ns: int, energy_microjoules: int) -> int | None:
-        known = self._floor_milliwatts
-        if any(facts.device_id not in known for facts in group.facts):
-            return None
-        milliwatts = sum(known[facts.device_id] for facts in group.facts)
-        return min(energy_microjoules, milliwatts * elapsed_ns // 1_000_000)
+        milliwatts = self._floor_milliwatts_of(group)
+        return None if milliwatts is None else min(energy_microjoules, milliwatts * elapsed_ns // 1_000_000)
+
+    def _floor_milliwatts_of(self, group: CounterGroup) -> int | None:
+        each = [self._floor_milliwatts.get(facts.device_id) for facts in group.facts]
+        known = [milliwatts for milliwatts in each if milliwatts is not None]
+        return sum(known) if len(known) == len(each) else None
 
 
 def _rebooted(boot_before: str | None, boot_now: str | None) -> str | None:

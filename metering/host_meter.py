@@ -40,6 +40,7 @@ from metering.statements import ChainHead, MeterKey, StatementChain
 _LOG = logging.getLogger(__name__)
 _INTERVAL_NS = 100_000_000
 _MOST_UNACKNOWLEDGED = 100_000
+_NO_STEP_POWER = "no counter has closed an interval with its replica's steps yet, so what it drew can't be estimated"
 
 
 class StepSource(Protocol):
@@ -101,6 +102,7 @@ class HostMeter:
         self._replicas = ReplicaRoster(sensors, processes, self._counters, self._calibration, node)
         self._open = OpenRequests()
         self._warn_of_unmeterable()
+        self._departures: list[str] = []
         self._book_away()
         self._recover()
 
@@ -129,7 +131,13 @@ class HostMeter:
                 return
             self._close_at_will()
             self._bury(registration.replica)
-        self._journal.registered(entry)
+        try:
+            self._journal.registered(entry)
+        except JournalUnwritable:
+            self._regroup()
+            raise
+        # Recorded later, the old one's departure would be taken for this one's.
+        self._departures = [name for name in self._departures if name != registration.replica]
         self._replicas.add(registration)
         self._regroup()
 
@@ -194,32 +202,33 @@ class HostMeter:
         With ``replica`` only that replica's attempt: a late word from an earlier one must not end a later one.
 
         Raises:
-            UnknownRequest: it never began here, or on another replica, or was acknowledged long ago.
+            UnknownRequest: it never began here, or began on another replica, or was acknowledged long ago.
             ValueError: ``outcome`` is not "finished", "aborted" or "failed".
             JournalUnwritable: it is settled but not yet recorded; asking again tries again.
         """
         word = checked_outcome(outcome)
-        settlement = self._shelf.get(request_id)
-        if settlement is None:
-            account = self._open.get(request_id)
-            if account is None or (replica is not None and account.replica != replica):
-                raise UnknownRequest(f"no request {request_id} of {replica or 'any replica'} on {self._node}")
+        known = self._shelf.get(request_id) or self._open.get(request_id)
+        if known is None or (replica is not None and known.replica != replica):
+            raise UnknownRequest(f"no request {request_id} of {replica or 'any replica'} on {self._node}")
+        if isinstance(known, RequestAccount):
             self._close_at_will()
-            settlement = self._settle(account, word)
+            known = self._settle(known, word)
         self._shelf.write(self._checkpoint())
-        return settlement
+        return known
 
     def unacknowledged(self, older_than_ns: int) -> tuple[Settlement, ...]:
         """Settlements at least this old that the ledger hasn't acknowledged, oldest first."""
         return tuple(self._shelf.unacknowledged(self._clock.monotonic_ns() - older_than_ns))
 
-    def acknowledge(self, request_id: str) -> bool:
+    def acknowledge(self, settlement: Settlement) -> bool:
         """The ledger has this settlement; whether that is new. For one that isn't kept, it changes nothing.
+
+        So a late word about an attempt that failed doesn't drop the settlement of a later one.
 
         Raises:
             JournalUnwritable: it couldn't be recorded; the settlement may be delivered again.
         """
-        return self._shelf.acknowledge(request_id)
+        return self._shelf.acknowledge(settlement)
 
     def model_of(self, replica: str) -> str | None:
         """The model that a registered replica serves."""
@@ -263,6 +272,7 @@ class HostMeter:
             devices=self._counters.reports(),
             replicas=tuple(replica.report() for replica in self._replicas.live.values()),
             totals=self._book.totals(),
+            counters_microjoules=self._counters.counted_microjoules,
             trueup_magnitude_microjoules=self._book.trueup_magnitude_microjoules,
             settled_requests=self._book.settled_requests,
             open_requests=len(self._open),
@@ -284,7 +294,10 @@ class HostMeter:
             self._incidents.note(line)
 
     def _chain_head(self, checkpoint: Checkpoint) -> ChainHead | None:
-        """Where the statements go on; a reboot may have cost the journal its end, and with it statements."""
+        """Where the statements go on; a reboot may have cost the journal its end, and with it statements.
+
+        The first ones of each start are forced to the disk: without a head there is no statement.
+        """
         head = checkpoint.chain
         if head is None or (self._boot_id is not None and checkpoint.boot_id == self._boot_id):
             return head
@@ -345,9 +358,14 @@ class HostMeter:
         self._book.post(energy, shares)
         self._book.post_stray(closed.stray_microjoules)
         self._book.quarantine(closed.quarantine_microjoules)
-        for replica in runners:
-            replica.drew(shares.step_grains.get(replica.registration.replica, 0))
         still = self._counters.stood_still(interval, loads)
+        for replica, load in zip(runners, loads, strict=True):
+            grains = shares.step_grains.get(replica.registration.replica, 0)
+            replica.drew(grains)
+            if still:
+                replica.step_power.forget(interval.group)
+            elif interval.lost is None:
+                replica.step_power.add(interval.group, grains, load.steps_ns)
         for line in (*closed.news, *(movement.news for movement in still if movement.news is not None)):
             self._incidents.note(line)
         lost = interval.lost or next((movement.lost for movement in still), None)
@@ -362,6 +380,7 @@ class HostMeter:
             boot_id=self._boot_id,
             at_monotonic_ns=self._clock.monotonic_ns(),
             counters=self._counters.marks,
+            opening_microjoules=self._counters.opening_microjoules,
             chain=self._chain.head,
         )
 
@@ -372,6 +391,9 @@ class HostMeter:
             JournalUnwritable: not all of it could be; the next time tries again.
         """
         self._incidents.write()
+        while self._departures:
+            self._journal.left(self._departures[0])
+            del self._departures[0]
         checkpoint = self._checkpoint()
         self._shelf.write(checkpoint)
         self._journal.checkpoint(checkpoint)
@@ -382,18 +404,18 @@ class HostMeter:
         for account in self._open.on(name):
             self._settle(account, "failed")
         self._replicas.remove(name)
-        self._journal.left(name)
+        self._departures.append(name)
 
     def _settle(self, account: RequestAccount, outcome: Outcome) -> Settlement:
         """Close the account on what the closed intervals gave and an estimate of the open ones."""
         replica = self._replicas.live.get(account.replica)
         closed_ns = [group.begin_ns for group in self._counters.groups if group.closes_at_will]
-        until_ns = max(self._clock.monotonic_ns(), *closed_ns)
-        open_part = self._open_part(replica, account, until_ns)
+        until_ns = max([self._clock.monotonic_ns(), *closed_ns])
+        open_part = self._open_part(replica, account, until_ns) if replica else RequestShare()
         stay = replica.end_stay(account, until_ns) if replica else Stay.never(steps_lost=account.steps_lost)
-        unknown = _unknown(replica, account)
+        unknown = self._unknown(replica, account) or (_NO_STEP_POWER if open_part is None else None)
         is_billed = outcome != "failed" and unknown is None
-        charge = self._book.settle(account.serial, open_part, billed=is_billed, settled_ns=until_ns)
+        charge = self._book.settle(account.serial, open_part or RequestShare(), billed=is_billed, settled_ns=until_ns)
         settlement = Settlement(
             request_id=account.request_id,
             replica=account.replica,
@@ -416,25 +438,35 @@ class HostMeter:
         self._shelf.put(settlement, until_ns)
         return settlement
 
-    def _open_part(self, replica: MeteredReplica | None, account: RequestAccount, until_ns: int) -> RequestShare:
-        """The request's share of what its devices have probably drawn since their last closed interval."""
+    def _unknown(self, replica: MeteredReplica | None, account: RequestAccount) -> str | None:
+        """Why the request's energy isn't known, if it isn't.
+
+        While a counter is in trouble nothing is known of the open part; who was never resident has none.
+        """
+        if replica is None:
+            return f"the replica {account.replica} is not metered any more"
+        trouble = replica.trouble or self._counters.cpu_trouble
+        return replica.unavailable or account.spoiled or (trouble if account.resident_from_ns is not None else None)
+
+    def _open_part(self, replica: MeteredReplica, account: RequestAccount, until_ns: int) -> RequestShare | None:
+        """The request's share of what its devices have probably drawn since their last closed interval.
+
+        Floor times time, and its replica's time in steps times the power of its steps of late. ``None`` while no
+        interval with a step of its replica has told that power, unless only a millisecond can be open.
+        """
         estimate = RequestShare()
-        for group in replica.groups if replica else ():
-            milliwatts = group.power_milliwatts
-            if milliwatts is None or group.begin_ns >= until_ns:
+        for group in replica.groups:
+            if account.resident_from_ns is None or group.begin_ns >= until_ns or not group.facts:
                 continue
-            energy = milliwatts * (until_ns - group.begin_ns) // 1_000_000
-            loads = [runner.load(group.begin_ns, until_ns) for runner in self._replicas.on(group)]
-            shares = self._counters.divide(group, group.begin_ns, until_ns, energy, loads)
+            runners = self._replicas.on(group)
+            loads = [runner.load(group.begin_ns, until_ns) for runner in runners]
+            load = loads[runners.index(replica)]
+            grains = replica.step_power.grains(group, load.steps_ns)
+            if grains is None and not group.closes_at_will:
+                return None
+            shares = self._counters.divide_open(group, until_ns, grains or 0, load, loads)
             estimate.add(shares.of(account.serial))
         return estimate
-
-
-def _unknown(replica: MeteredReplica | None, account: RequestAccount) -> str | None:
-    """Why the request's energy isn't known, if it isn't."""
-    if replica is None:
-        return f"the replica {account.replica} is not metered any more"
-    return replica.unavailable or account.spoiled
 
 
 def _energy(replica: MeteredReplica | None, charge: Charge, stay: Stay, unknown: str | None) -> EnergyFigures:

@@ -1,17 +1,21 @@
 """What went wrong on a host, a line for each event, in the journal and for whoever asks."""
 
+from collections import deque
+
 from metering.clock import Clock
 from metering.journal import Journal
 from metering.meter_report import Incident
 
+_MOST_UNWRITTEN = 32
+
 
 class IncidentLog:
-    """Keeps incidents until they are recorded, so that a full disk holds up no booking."""
+    """Keeps incidents until they are recorded, so that a full disk holds up no booking; the newest, if it lasts."""
 
     def __init__(self, journal: Journal, clock: Clock) -> None:
         self._journal = journal
         self._clock = clock
-        self._unwritten: list[Incident] = []
+        self._unwritten: deque[Incident] = deque(maxlen=_MOST_UNWRITTEN)
 
     @property
     def newest(self) -> tuple[Incident, ...]:
@@ -31,4 +35,4 @@ class IncidentLog:
         """
         while self._unwritten:
             self._journal.incident(self._unwritten[0])
-            del self._unwritten[0]
+            self._unwritten.popleft()

@@ -2,8 +2,9 @@
 
 One JSON object a line. It holds where the meter stands (see `metering.checkpoint`) after each closed interval and with
 each settlement, the registered replicas, the requests that have begun, every settlement until it is acknowledged, and
-the newest incidents. It is written before the caller gets its answer, but not forced to the disk: it survives the
-meter's death, and a power cut may cost the last seconds.
+the newest incidents. It is written before the caller gets its answer: it survives the
+meter's death. Only the first settlements after each opening are forced to the disk, so a power cut may cost the last
+seconds, but never hides that a key has signed statements in this boot.
 When it has grown, it is replaced by a snapshot of what still matters. A last line cut short by a crash is dropped.
 """
 
@@ -13,7 +14,7 @@ import fcntl
 import json
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -144,14 +145,22 @@ class JournalState:
 class Journal:
     """One host meter's journal in a folder of its own. Only one process can hold it open."""
 
-    def __init__(self, folder: Path, *, compact_after_bytes: int = _COMPACT_AFTER_BYTES) -> None:
-        """Open the folder's journal, or start one.
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        compact_after_bytes: int = _COMPACT_AFTER_BYTES,
+        force: Callable[[int], None] = os.fsync,
+    ) -> None:
+        """Open the folder's journal, or start one; ``force`` puts a file or a folder on the disk.
 
         Raises:
             JournalUnusable: another meter holds it, it is damaged before its last line, or the folder can't be used.
         """
         self._file = folder / "journal.ndjson"
         self._compact_after_bytes = compact_after_bytes
+        self._force = force
+        self._has_forced_settlements = False
         self._state = JournalState()
         self._descriptor = -1
         try:
@@ -200,7 +209,9 @@ class Journal:
 
     def settled(self, settlements: Sequence[Settlement], checkpoint: Checkpoint) -> None:
         """Record settlements and where the meter stands with them, all or nothing; they are kept until acknowledged."""
-        self._append({**_settled_record(settlements), **checkpoint.to_document()})
+        record = {**_settled_record(settlements), **checkpoint.to_document()}
+        self._append(record, forced=not self._has_forced_settlements)
+        self._has_forced_settlements = True
         self._state.settle(settlements)
         self._state.checkpoint = checkpoint
 
@@ -237,12 +248,14 @@ class Journal:
             anew = f"to start anew, move {self._file.parent} away with the meter's key, and enrol the new key"
             raise JournalUnusable(f"{self._file}, line {number}: {wrong}; {anew}") from wrong
 
-    def _append(self, record: Mapping[str, Any]) -> None:
+    def _append(self, record: Mapping[str, Any], *, forced: bool = False) -> None:
         if self._size > self._compact_at:
             self._compact_or_go_on()
         line = _line(record)
         try:
             _write_all(self._descriptor, line)
+            if forced:
+                self._force(self._descriptor)
         except OSError as wrong:
             # A half line would damage whatever is appended after it.
             os.ftruncate(self._descriptor, self._size)
@@ -263,7 +276,7 @@ class Journal:
         try:
             snapshot = b"".join(_line(record) for record in self._state.records())
             _write_all(descriptor, snapshot)
-            os.fsync(descriptor)
+            self._force(descriptor)
             beside.rename(self._file)
         except OSError:
             os.close(descriptor)
@@ -273,6 +286,15 @@ class Journal:
         self._descriptor = descriptor
         self._size = len(snapshot)
         self._compact_at = 2 * len(snapshot) + self._compact_after_bytes
+        self._force_folder()
+
+    def _force_folder(self) -> None:
+        """Put the file's new name on the disk."""
+        folder = os.open(self._file.parent, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._force(folder)
+        finally:
+            os.close(folder)
 
 
 def _checkpoint_record(checkpoint: Checkpoint) -> Mapping[str, Any]:

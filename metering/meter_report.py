@@ -63,8 +63,10 @@ class ReplicaReport:
 class MeterReport:
     """One host's meter at a moment.
 
-    ``trueup_magnitude_microjoules`` sums, over the settled requests, how far the estimate of each one's open part
-    was from what the counters then said. ``incidents`` are the newest ones, newest last.
+    ``counters_microjoules`` is what the counters say they have counted since the book began, each by itself, those of
+    devices that are gone and the balance that the book was opened with included. ``trueup_magnitude_microjoules``
+    sums, over the settled requests, how far the estimate of each one's open part was from what the counters then
+    said. ``incidents`` are the newest ones, newest last.
     """
 
     node: str
@@ -73,6 +75,7 @@ class MeterReport:
     devices: tuple[DeviceReport, ...]
     replicas: tuple[ReplicaReport, ...]
     totals: BookTotals
+    counters_microjoules: int
     trueup_magnitude_microjoules: int
     settled_requests: int
     open_requests: int
@@ -83,8 +86,8 @@ class MeterReport:
 
     @property
     def identity_error_microjoules(self) -> int:
-        """All accounts less what was counted: 0, or the book is broken."""
-        return self.totals.sum_microjoules - self.totals.counted_microjoules
+        """All accounts less what the counters have counted: 0, or energy was read that isn't in the book."""
+        return self.totals.sum_microjoules - self.counters_microjoules
 
     @property
     def trueup_share(self) -> float | None:

@@ -12,6 +12,7 @@ from metering.figures import Stay
 from metering.meter_report import ReplicaReport
 from metering.replica_steps import ReplicaSteps
 from metering.request_account import Crowd, RequestAccount
+from metering.step_power import StepPower
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,14 +37,17 @@ class MeteredReplica:
     ) -> None:
         """``unavailable`` is the reason when a counter that its energy needs doesn't exist.
 
-        ``groups`` are the counters that its work shows on, devices first; whoever groups them sets it. ``shared`` is
-        why its devices aren't its alone right now.
+        ``groups`` are the counters that its work shows on, devices first, and ``has_neighbours`` says whether another
+        replica runs on one of its devices; whoever groups them sets both. ``shared`` is why its devices aren't the
+        mesh's alone right now.
         """
         self.registration = registration
         self.weights = weights
         self.unavailable = unavailable
         self.groups: tuple[CounterGroup, ...] = ()
+        self.has_neighbours = False
         self.shared: str | None = None
+        self.step_power = StepPower()
         self._drawn_grains = 0
         self._gone_ns: int | None = None
         self._steps = ReplicaSteps()
@@ -58,9 +62,15 @@ class MeteredReplica:
 
     @property
     def power_milliwatts(self) -> int | None:
-        """Power of all its devices and the host together, as far as it is known."""
-        known = [group.power_milliwatts for group in self.groups if group.power_milliwatts is not None]
-        return sum(known) if known else None
+        """Power of all its devices and the host together; ``None`` while one's isn't known."""
+        each = [group.power_milliwatts for group in self.groups if group.facts]
+        known = [milliwatts for milliwatts in each if milliwatts is not None]
+        return sum(known) if known and len(known) == len(each) else None
+
+    @property
+    def trouble(self) -> str | None:
+        """Why one of its counters can't be read or trusted now."""
+        return next((group.trouble for group in self.groups if group.trouble is not None), None)
 
     @property
     def work(self) -> ReplicaWork:
@@ -135,6 +145,7 @@ class MeteredReplica:
             peak_milliwatts=account.peak_milliwatts,
             steps_lost=account.steps_lost,
             shared=account.shared or self.shared is not None,
+            has_neighbours=account.has_neighbours or self.has_neighbours,
         )
 
     def load(self, begin_ns: int, end_ns: int) -> ReplicaLoad:

@@ -72,13 +72,14 @@ class OpenRequests:
                         account.steps_lost = True
 
     def observe(self, replicas: Mapping[str, MeteredReplica]) -> None:
-        """Note the power of the residents' devices, and whether these are another's too."""
-        seen = {name: (replica.power_milliwatts, replica.shared) for name, replica in replicas.items()}
+        """Note the power of the residents' devices, and who else is on these."""
+        milliwatts = {name: replica.power_milliwatts for name, replica in replicas.items()}
         for account in self._accounts.values():
-            if account.resident_from_ns is not None and account.replica in seen:
-                milliwatts, shared = seen[account.replica]
-                account.saw_power(milliwatts)
-                account.shared = account.shared or shared is not None
+            replica = replicas.get(account.replica)
+            if account.resident_from_ns is not None and replica is not None:
+                account.saw_power(milliwatts[account.replica])
+                account.shared = account.shared or replica.shared is not None
+                account.has_neighbours = account.has_neighbours or replica.has_neighbours
 
     def _step_began(self, replica: MeteredReplica, event: StepBegan) -> None:
         for work in replica.began(event):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from metering.errors import ProcessGone
+from metering.errors import CounterLost, ProcessGone
 
 _REFRESH_NS = 2_000_000_000
 # A scan of a host with thousands of processes takes tens of milliseconds: keep it to half a percent of a core.
@@ -42,7 +42,7 @@ class ProcessTrees:
 
     Membership is looked up at most every 2 s. A process found late counts from then on, and one that is gone
     between two looks keeps what was last read: time is missed, never invented. A process whose parent died
-    stays in the tree it was in.
+    stays in the tree it was in. Where ``/proc`` can't be read (no file descriptors left), membership stays as it was.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class ProcessTrees:
 
         Raises:
             ProcessGone: there is no such process.
+            CounterLost: it can't be told.
         """
         if self._cpu_ns(pid) is None or _read_process(self._proc_root, pid) is None:
             raise ProcessGone(f"no process {pid}")
@@ -103,7 +104,11 @@ class ProcessTrees:
         return frozenset(pid for pid, process in self._members.items() if process.tree == tree)
 
     def started_ticks(self, pid: int) -> int | None:
-        """When the process started, in ticks since boot: with the pid, this names a process for good."""
+        """When the process started, in ticks since boot: with the pid, this names a process for good.
+
+        Raises:
+            CounterLost: it can't be told.
+        """
         process = _read_process(self._proc_root, pid)
         return None if process is None else process.started_ticks
 
@@ -129,7 +134,11 @@ class ProcessTrees:
 
     def _scan(self) -> None:
         began_ns = self._monotonic_ns()
-        seen = dict(self._read_all())
+        try:
+            seen = dict(self._read_all())
+        except (OSError, CounterLost):
+            # Not a reason to take anybody for dead; the next sample looks again.
+            return
         for pid in [pid for pid, known in self._processes.items() if _replaced(known, seen.get(pid))]:
             self._drop(pid)
         for pid, process in seen.items():
@@ -169,7 +178,11 @@ def _replaced(known: _Process, seen: _Process | None) -> bool:
 
 
 def _read_process(proc_root: str, pid: int) -> _Process | None:
-    """Parent and start of a live process; ``None`` when it is gone or a zombie (proc_pid_stat(5))."""
+    """Parent and start of a live process; ``None`` when it is gone or a zombie (proc_pid_stat(5)).
+
+    Raises:
+        CounterLost: there is no telling.
+    """
     try:
         descriptor = os.open(f"{proc_root}/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -181,5 +194,7 @@ def _read_process(proc_root: str, pid: int) -> _Process | None:
         if fields[0] in (b"Z", b"X"):
             return None
         return _Process(parent=int(fields[1]), started_ticks=int(fields[19]))
-    except (OSError, IndexError, ValueError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError, IndexError, ValueError):
         return None
+    except OSError as wrong:
+        raise CounterLost(f"{proc_root}/{pid}/stat: {wrong}") from wrong

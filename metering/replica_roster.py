@@ -1,5 +1,6 @@
 """The replicas of a host: those that run, and those that are gone while an interval that they ran in is open."""
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 from metering.calibration import Calibration
@@ -92,8 +93,11 @@ class ReplicaRoster:
 
     def take_groups(self) -> None:
         """Give each replica the groups that its devices are in now; after what `regroup` closed is booked."""
+        owners = Counter(device_id for each in self.live.values() for device_id in set(each.registration.device_ids))
         for replica in self.live.values():
-            replica.groups = (*self._counters.devices_of(replica.registration.device_ids), self._counters.host)
+            device_ids = replica.registration.device_ids
+            replica.groups = (*self._counters.devices_of(device_ids), self._counters.host)
+            replica.has_neighbours = any(owners[device_id] > 1 for device_id in device_ids)
 
     def calibrate(self, calibration: Calibration) -> None:
         """Divide by these weights from now on."""

@@ -49,7 +49,8 @@ class RequestAccount:
     """One attempt at a request. ``serial`` rises with age; ``resident_from_ns`` is its first step, if it had one.
 
     ``spoiled`` is the reason why its energy isn't known whole, if it isn't; ``steps_lost`` says whether reports of
-    its replica were dropped, and ``shared`` whether its devices were ever another's too.
+    its replica were dropped, ``shared`` whether its devices were ever a stranger's too, and ``has_neighbours`` whether
+    another replica ever ran on them.
     """
 
     serial: int
@@ -67,6 +68,7 @@ class RequestAccount:
     spoiled: str | None = None
     steps_lost: bool = False
     shared: bool = False
+    has_neighbours: bool = False
 
     def saw_first_step(self, work: RequestWork, at_monotonic_ns: int) -> int:
         """Take in the step that first lists the request; from when on it is resident.

@@ -72,18 +72,19 @@ class SettlementShelf:
             if kept.settled_ns is None or kept.settled_ns <= settled_until_ns:
                 yield kept.settlement
 
-    def acknowledge(self, request_id: str) -> bool:
-        """The ledger has it; whether that is new. For what isn't kept, it changes nothing.
+    def acknowledge(self, settlement: Settlement) -> bool:
+        """The ledger has it; whether that is new. For what isn't kept, as of an earlier attempt, it changes nothing.
 
         Raises:
             JournalUnwritable: it couldn't be recorded, and may be delivered again.
         """
+        request_id = settlement.request_id
         kept = self._waiting.get(request_id)
-        if kept is None:
+        if kept is None or kept.settlement != settlement:
             return False
         self._journal.acknowledged(request_id)
         del self._waiting[request_id]
-        self._acknowledged[request_id] = kept.settlement
+        self._acknowledged[request_id] = settlement
         if len(self._acknowledged) > _MOST_REMEMBERED:
             del self._acknowledged[next(iter(self._acknowledged))]
         return True

@@ -63,8 +63,13 @@ class WatchedCounter:
 
     @property
     def power_milliwatts(self) -> int | None:
-        """Mean power of late, ``None`` while it isn't known."""
-        return self._gauge.milliwatts
+        """Mean power of late, ``None`` while it isn't known or the counter is in trouble."""
+        return None if self._trouble else self._gauge.milliwatts
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it can't be read or trusted now, as of its last reading."""
+        return self._trouble
 
     @property
     def mark(self) -> CounterMark:
@@ -82,6 +87,7 @@ class WatchedCounter:
 
         ``unusable`` is the reason when no earlier reading means anything any more.
         """
+        unusable = unusable or self.facts.begins_anew
         if mark is not None:
             self._counted_microjoules = mark.counted_microjoules
             self._quarantine_microjoules = mark.quarantine_microjoules
@@ -154,7 +160,7 @@ class WatchedCounter:
             quarantine_microjoules=self._quarantine_microjoules,
             reading_microjoules=None if reading is None else reading.energy_microjoules,
             read_at_monotonic_ns=None if reading is None else reading.at_monotonic_ns,
-            power_milliwatts=None if self._trouble else self._gauge.milliwatts,
+            power_milliwatts=self.power_milliwatts,
             floor_milliwatts=floor_milliwatts,
             trouble=self._trouble,
         )

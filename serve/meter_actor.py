@@ -74,8 +74,7 @@ class MeterActor:
         None where there is no receipt: the engine refused the request and ran nothing, or the attempt failed.
         """
         if outcome == "refused":
-            self._meter.settle(request_id, "aborted", replica=replica)
-            self._meter.acknowledge(request_id)
+            self._meter.acknowledge(self._meter.settle(request_id, "aborted", replica=replica))
             return None
         return await self._deliver(self._meter.settle(request_id, outcome, replica=replica))
 
@@ -94,7 +93,7 @@ class MeterActor:
     async def _deliver(self, settlement: Settlement) -> bytes | None:
         """Hand over one settlement; the ledger books a failed attempt as the mesh's overhead, without a receipt."""
         stored = await self._ledger.settle.remote(settlement)
-        is_news = self._meter.acknowledge(settlement.request_id)
+        is_news = self._meter.acknowledge(settlement)
         if stored is None:
             return None
         if is_news:

@@ -21,6 +21,7 @@ class CounterFacts:
     reading rises faster; ``None`` when nothing is known, and then nothing is quarantined. ``error_percent``: the
     silicon's published accuracy. ``best_confidence``: the label that a request alone on the device can reach.
     ``closes_at_will``: a reading now is worth an interval's end; otherwise only the regular ones are.
+    ``begins_anew`` is why a reading that an earlier meter took is none to go on from, if it isn't.
     """
 
     device_id: str
@@ -32,6 +33,7 @@ class CounterFacts:
     error_percent: float
     best_confidence: Confidence
     closes_at_will: bool
+    begins_anew: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -168,7 +168,10 @@ def _ioreport(machine: Machine, _: DetectedCpu) -> tuple[tuple[Counter, ...], st
         raise CounterUnavailable("it is for Macs with Apple silicon and the zeus-apple-silicon package")
     counters = ioreport_counters(machine.apple, monotonic_ns=machine.monotonic_ns)
     period_ns = counters[0].facts.period_ns
-    return counters, f"for {_named(counters)}, which are assumed to move every {period_ns / 1e6:.0f} ms"
+    return counters, (
+        f"for {_named(counters)}, which are assumed to move every {period_ns / 1e6:.0f} ms; the counters are there, "
+        "but the host meter needs Linux's /proc and doesn't run on macOS yet"
+    )
 
 
 def _util_tdp(machine: Machine, cpu: DetectedCpu) -> tuple[tuple[Counter, ...], str]:

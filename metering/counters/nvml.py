@@ -212,7 +212,10 @@ def _counter(
     except CounterLost as why:
         notes.append(f"nvml-power-integrated: not taken for {gpu.model} {why}")
         return None
-    facts = _facts(gpu.uuid, "nvml-power-integrated", maximum_milliwatts)
+    facts = replace(
+        _facts(gpu.uuid, "nvml-power-integrated", maximum_milliwatts),
+        begins_anew="its power is summed up by each meter anew",
+    )
     return NvmlPowerCounter(gpu, facts, monotonic_ns=monotonic_ns)
 
 

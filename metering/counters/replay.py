@@ -16,7 +16,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -29,7 +29,8 @@ from metering.settlement import Confidence
 _METHOD = "replay"
 _COLUMNS = "device_id,at_ns,energy_microjoules"
 _NUMBER = re.compile(r"[0-9]{1,18}")
-_FACT_NAMES = tuple(field.name for field in fields(CounterFacts))
+# A recording says nothing of meters: it begins anew with each.
+_FACT_NAMES = tuple(field.name for field in fields(CounterFacts) if field.name != "begins_anew")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +141,8 @@ def record(
     sleep: Callable[[float], None],
 ) -> None:
     """Read all counters ``rounds`` times, ``interval_ns`` apart, and write what `replay` plays."""
-    json.dump({"counters": [asdict(counter.facts) for counter in counters]}, file)
+    facts = [{name: getattr(counter.facts, name) for name in _FACT_NAMES} for counter in counters]
+    json.dump({"counters": facts}, file)
     file.write(f"\n{_COLUMNS}\n")
     begin_ns = monotonic_ns()
     for number in range(rounds):
@@ -212,6 +214,7 @@ def _played(facts: CounterFacts, readings: Sequence[tuple[int, int | None]]) -> 
         period_ns=max(facts.period_ns, round(median(gaps)) if gaps else 0),
         best_confidence="derived",
         closes_at_will=False,
+        begins_anew="the recording begins anew with each meter",
     )
 
 

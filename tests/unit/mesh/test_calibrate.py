@@ -99,6 +99,7 @@ class _FakeMesh:
                 idle_microjoules=round(self.now_s * 600),
                 foreign_microjoules=round(self.now_s * 100),
             ),
+            counters_microjoules=round(self.now_s * 1000),
             trueup_magnitude_microjoules=0,
             settled_requests=self.settled,
             open_requests=self.open_requests,

@@ -1,7 +1,9 @@
 """A simulated host: every clock, counter, process and engine step of it is what the test says."""
 
+import os
 import resource
 import signal
+import stat
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -47,17 +49,23 @@ class FakeClock:
 
 
 class SeenReading(NamedTuple):
-    """What an outside reader keeps of a reading."""
+    """What an outside reader keeps of a reading, and what the silicon had really drawn by then, wraps undone."""
 
     reading: Reading
+    true_microjoules: int
+    resets: int
     suspended_ns: int
     boot: str
 
 
 class FakeCounter:
-    """Counts what it is given; wraps where its facts say, and can be reset or lost."""
+    """Counts what it is given; wraps where its facts say, and can be reset or lost.
 
-    def __init__(self, clock, **changes):
+    ``true_microjoules`` is what went through it, whatever became of its value. With ``steps`` its value moves at the
+    ends of its periods only, as a GPU's does.
+    """
+
+    def __init__(self, clock, *, steps=False, **changes):
         facts = {
             "device_id": "cpu-package-0",
             "method": "rapl",
@@ -71,6 +79,10 @@ class FakeCounter:
         }
         self.facts = CounterFacts(**{**facts, **changes})
         self.value = 0
+        self.true_microjoules = 0
+        self.resets = 0
+        self._shown = (0, 0)
+        self._steps = steps
         self.is_lost = False
         self.is_stuck = False
         self.reads = []
@@ -80,15 +92,30 @@ class FakeCounter:
         if self.is_stuck:
             return
         self.value += microjoules
+        self.true_microjoules += microjoules
         if self.facts.wrap_microjoules is not None:
             self.value %= self.facts.wrap_microjoules
+
+    def reset(self):
+        self.value = 0
+        self.resets += 1
 
     def read(self):
         if self.is_lost:
             raise CounterLost(f"{self.facts.device_id}: gone")
-        reading = Reading(energy_microjoules=self.value, at_monotonic_ns=self._clock.now_ns)
-        self.reads.append(SeenReading(reading, self._clock.suspended_ns, self._clock.boot))
+        reading = Reading(energy_microjoules=self._value(), at_monotonic_ns=self._clock.now_ns)
+        seen = (self.true_microjoules, self.resets, self._clock.suspended_ns, self._clock.boot)
+        self.reads.append(SeenReading(reading, *seen))
         return reading
+
+    def pass_time(self):
+        """To be told after each `add` of a counter that steps."""
+        period = self._clock.now_ns // self.facts.period_ns
+        if period != self._shown[0]:
+            self._shown = (period, self.value)
+
+    def _value(self):
+        return self._shown[1] if self._steps else self.value
 
 
 class FakeProcesses:
@@ -189,26 +216,29 @@ class SimulatedHost:
     A replica named "gpu-..." owns the first GPU, one named "tp-..." both.
     """
 
-    def __init__(self, folder, *, host=None, gpu=False, gpus=None, replicas=("cpu-a",), **meter):
+    def __init__(self, folder, *, host=None, gpu=False, gpus=None, gpu_steps=False, replicas=("cpu-a",), **meter):
         self.clock = FakeClock()
         self.processes = FakeProcesses()
         self.inbox = FakeInbox()
         self.sharing = FakeSharing()
         self.key = MeterKey(bytes(range(32)))
         self.host_counter = FakeCounter(self.clock, **(host or {}))
-        self.gpu_counters = [self._gpu_counter(device_id) for device_id in (GPU, SECOND_GPU)]
+        self.gpu_counters = [self._gpu_counter(device_id, gpu_steps) for device_id in (GPU, SECOND_GPU)]
         self.gpu_counter = self.gpu_counters[0]
         self.folder = Path(folder)
         self._gpus = int(gpu) if gpus is None else gpus
         self._meter_arguments = meter
+        self._forced = {}
+        self._named = None
         self.start_meter()
         self.engines = {}
         for number, replica in enumerate((*replicas, *(("gpu-a",) if gpu else ()))):
             self.register(replica, 100 + number)
 
-    def _gpu_counter(self, device_id):
+    def _gpu_counter(self, device_id, steps):
         return FakeCounter(
             self.clock,
+            steps=steps,
             device_id=device_id,
             method="nvml-total-energy",
             scope="gpu",
@@ -219,7 +249,7 @@ class SimulatedHost:
         )
 
     def start_meter(self, host_counters=None):
-        self.journal = Journal(self.folder)
+        self.journal = Journal(self.folder, force=self._force)
         gpus = tuple(self.gpu_counters[: self._gpus])
         without = "no published TDP is known for 'AMD EPYC'"
         arguments = {"calibration": Calibration(), **self._meter_arguments}
@@ -257,16 +287,36 @@ class SimulatedHost:
             self.run(away_ms, watts=watts, gpu_watts=gpu_watts)
         self.start_meter()
 
-    def reboot(self):
-        """The machine starts afresh, and with it its clocks and counters; nothing that ran runs on."""
+    def _force(self, descriptor):
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            self._named = (self.folder / "journal.ndjson").stat().st_ino
+        else:
+            self._forced[status.st_ino] = status.st_size
+
+    def _lose_what_was_not_forced(self):
+        journal = self.folder / "journal.ndjson"
+        inode = journal.stat().st_ino
+        if inode != self._named:
+            journal.unlink()
+        else:
+            os.truncate(journal, self._forced[inode])
+
+    def reboot(self, *, by_power_cut=False):
+        """The machine starts afresh, and with it its clocks and counters; nothing that ran runs on.
+
+        A power cut also takes of the journal whatever wasn't forced to the disk.
+        """
         self.journal.close()
+        if by_power_cut:
+            self._lose_what_was_not_forced()
         self.processes.pids_of.clear()
         self.processes.running.clear()
         self.clock.boot += "'"
         self.clock.now_ns = 1_000_000_000
         self.clock.suspended_ns = 0
         for counter in (self.host_counter, *self.gpu_counters):
-            counter.value = 0
+            counter.reset()
         self.start_meter()
 
     def register(self, replica, pid):

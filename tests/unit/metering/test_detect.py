@@ -118,6 +118,7 @@ def test_a_mac_without_proc_is_counted_and_told_what_is_missing(machine, tmp_pat
     assert sensors.host_unavailable is None
     assert "ioreport: taken for apple-cpu, apple-gpu, apple-ane, apple-dram" in " ".join(sensors.notes)
     assert any("counted but not attributed" in note for note in sensors.notes)
+    assert any("doesn't run on macOS yet" in note for note in sensors.notes)
     assert "util-tdp: not taken: ioreport is better" in sensors.notes
 
 

@@ -62,8 +62,8 @@ def test_settling_again_gives_the_same_settlement(lab, host):
     host.run(300)
     host.meter.tick()
     assert host.meter.settle(request, "aborted") == first
-    host.meter.acknowledge(request)
-    host.meter.acknowledge(request)
+    host.meter.acknowledge(first)
+    host.meter.acknowledge(first)
     assert host.meter.settle(request, "finished") == first
     assert host.meter.unacknowledged(0) == ()
 
@@ -351,10 +351,10 @@ def test_settlements_wait_until_they_are_old_enough(lab, host):
 def test_a_full_backlog_takes_no_more_work(lab, tmp_path):
     host = lab.host(tmp_path, most_unacknowledged=1)
     host.meter.begin(lab.request_id(1), "cpu-a", b"")
-    host.meter.settle(lab.request_id(1), "aborted")
+    settlement = host.meter.settle(lab.request_id(1), "aborted")
     with pytest.raises(SettlementBacklogFull):
         host.meter.begin(lab.request_id(2), "cpu-a", b"")
-    host.meter.acknowledge(lab.request_id(1))
+    host.meter.acknowledge(settlement)
     host.meter.begin(lab.request_id(2), "cpu-a", b"")
     host.close()
 
@@ -470,4 +470,33 @@ def test_a_replica_that_dies_in_a_step_drew_until_then_and_not_longer(lab, tmp_p
     # 104 ms at 300 W: two steps until 26 ms, one until the end.
     energy = host.meter.settle(other, "finished").energy
     assert energy.total_microjoules == pytest.approx(104 * 300_000 * 104 / 130, rel=1e-6)
+    host.close()
+
+
+def test_a_late_word_about_a_failed_attempt_does_not_drop_the_later_ones_bill(lab, tmp_path):
+    host = lab.host(tmp_path, replicas=("cpu-a", "cpu-b"))
+    request = lab.request_id(1)
+    host.meter.begin(request, "cpu-a", b"")
+    failed = host.meter.settle(request, "failed", replica="cpu-a")
+    host.meter.begin(request, "cpu-b", b"")
+    finished = host.meter.settle(request, "finished", replica="cpu-b")
+    assert not host.meter.acknowledge(failed)
+    assert host.meter.unacknowledged(0) == (finished,)
+    host.restart_meter()
+    assert host.meter.unacknowledged(0) == (finished,)
+    assert host.meter.acknowledge(finished)
+    host.close()
+
+
+def test_a_replica_gets_no_other_ones_settlement(lab, tmp_path):
+    host = lab.host(tmp_path, replicas=("cpu-a", "cpu-b"))
+    request = lab.request_id(1)
+    host.meter.begin(request, "cpu-b", b"")
+    settlement = host.meter.settle(request, "finished", replica="cpu-b")
+    with pytest.raises(UnknownRequest, match="of cpu-a"):
+        host.meter.settle(request, "aborted", replica="cpu-a")
+    host.meter.acknowledge(settlement)
+    with pytest.raises(UnknownRequest, match="of cpu-a"):
+        host.meter.settle(request, "aborted", replica="cpu-a")
+    assert host.meter.settle(request, "finished") == settlement
     host.close()

@@ -64,8 +64,9 @@ def test_shares_of_nothing_are_not_known(host):
 
 
 def test_trueup_is_summed_without_sign_for_each_request(lab, host):
-    """One estimate is too low by as much as the other is too high: no bias, and a magnitude."""
-    for number, watts in ((1, 400), (2, 200)):
+    """One estimate is too low and the other too high: the bias is less than the magnitude."""
+    errors = []
+    for number, watts in ((1, 400), (2, 100)):
         request = lab.request_id(number)
         host.meter.begin(request, "gpu-a", b"")
         host.engines["gpu-a"].begin(lab.decode(request))
@@ -73,17 +74,19 @@ def test_trueup_is_summed_without_sign_for_each_request(lab, host):
         host.meter.tick()
         host.run(50, watts=0, gpu_watts=watts)
         estimated = host.meter.settle(request, "finished").energy.estimated_microjoules
-        assert estimated == 50 * 300_000
-        assert host.meter.report().trueup_magnitude_microjoules == (number - 1) * 50 * 100_000
+        assert host.meter.report().trueup_magnitude_microjoules == sum(map(abs, errors))
+        errors.append(50 * watts * 1000 - estimated)
         host.engines["gpu-a"].end()
         host.run(50, watts=0, gpu_watts=0)
         host.meter.tick()
     report = host.meter.report()
-    assert report.totals.trueup_microjoules == 0
-    assert report.trueup_magnitude_microjoules == 2 * 50 * 100_000
-    assert report.trueup_share == pytest.approx(10 / 90)
+    assert errors[0] == 5_000_000
+    assert errors[1] < 0
+    assert report.totals.trueup_microjoules == sum(errors)
+    assert report.trueup_magnitude_microjoules == sum(map(abs, errors))
+    assert report.trueup_share == pytest.approx(sum(map(abs, errors)) / 85e6)
     host.restart_meter()
-    assert host.meter.report().trueup_magnitude_microjoules == 2 * 50 * 100_000
+    assert host.meter.report().trueup_magnitude_microjoules == sum(map(abs, errors))
     assert host.meter.report().settled_requests == 2
 
 
@@ -172,8 +175,43 @@ def test_a_record_of_another_model_silicon_or_counter_is_refused(lab, host, chan
 def test_a_settlement_is_acknowledged_once(lab, host):
     request = lab.request_id(1)
     host.meter.begin(request, "cpu-a", b"")
-    host.meter.settle(request, "aborted")
-    assert host.meter.acknowledge(request)
-    assert not host.meter.acknowledge(request)
+    settlement = host.meter.settle(request, "aborted")
+    assert host.meter.acknowledge(settlement)
+    assert not host.meter.acknowledge(settlement)
     assert host.meter.model_of("cpu-a") == lab.model
     assert host.meter.model_of("nowhere") is None
+
+
+def test_energy_that_was_read_and_never_booked_is_an_identity_error(lab, host):
+    """The book sums to itself whatever happens; the counters know better."""
+
+    def broken():
+        raise RuntimeError("the inbox is broken")
+
+    host.run(100)
+    host.meter.tick()
+    host.run(100)
+    drain, host.inbox.drain = host.inbox.drain, broken
+    with pytest.raises(RuntimeError):
+        host.meter.tick()
+    host.inbox.drain = drain
+    report = host.meter.report()
+    assert report.totals.sum_microjoules == report.totals.counted_microjoules
+    assert report.identity_error_microjoules == -100 * 310_000
+    host.run(100)
+    host.meter.tick()
+    assert host.meter.report().to_jsonable()["identity_error_microjoules"] == -100 * 310_000
+    host.restart_meter()
+    assert host.meter.report().identity_error_microjoules == -100 * 310_000
+
+
+def test_a_counter_that_is_gone_for_good_keeps_its_place_in_the_identity(host):
+    host.run(100)
+    host.meter.tick()
+    host.close()
+    host.processes.pids_of.clear()
+    host.start_meter(host_counters=())
+    report = host.meter.report()
+    assert report.counters_microjoules == 100 * 310_000
+    assert sum(device.counted_microjoules for device in report.devices) == 100 * 300_000
+    assert report.identity_error_microjoules == 0

@@ -199,3 +199,11 @@ def test_no_driver_and_no_gpu_are_unavailable(catalogue):
     module.nvmlInit = no_driver
     with pytest.raises(CounterUnavailable, match="Driver Not Loaded"):
         nvml_gpus(module, catalogue=catalogue, monotonic_ns=lambda: 0, sleep=lambda _: None)
+
+
+def test_only_power_that_is_summed_here_begins_anew_with_each_meter(catalogue):
+    dumb = FakeGpu("GPU-dumb")
+    dumb.unsupported.add("millijoules")
+    summed, counted = (_take([gpu], catalogue, [0]).counters[0] for gpu in (dumb, FakeGpu()))
+    assert "anew" in summed.facts.begins_anew
+    assert counted.facts.begins_anew is None

@@ -1,9 +1,12 @@
 """What the meter does when it, a counter or the machine was away: the right account, a reason, and no wrong figure."""
 
+import contextlib
 import json
+from dataclasses import asdict
 
 import pytest
 
+from metering.counters.replay import replay
 from metering.errors import JournalUnwritable
 
 
@@ -131,8 +134,14 @@ def test_a_journal_of_the_first_version_is_gone_on_from(lab, tmp_path):
     assert old.request_id == settled
     assert old.statement is None
     assert host.meter.totals().counted_microjoules == host.meter.totals().sum_microjoules == 100
+    assert host.meter.report().identity_error_microjoules == 0
     assert "earlier version" in _incidents(host)[0]
     assert host.meter.report().statement_sequence == 0
+    host.run(100)
+    host.meter.tick()
+    host.restart_meter(away_ms=10)
+    assert host.meter.report().counters_microjoules == 100 + 110 * 10_000
+    assert host.meter.report().identity_error_microjoules == 0
     host.close()
 
 
@@ -241,4 +250,99 @@ def test_what_cannot_be_recorded_is_not_given_away(lab, tmp_path, full_disk):
     (kept,) = host.meter.unacknowledged(0)
     assert kept.outcome == "failed"
     assert host.meter.report().statement_sequence == 1
+    host.close()
+
+
+def test_energy_that_was_not_read_because_of_a_failure_is_booked_by_the_next_tick(host):
+    """Whatever fails before the readings, none is read and then forgotten."""
+    host.run(100)
+    host.meter.tick()
+
+    def broken():
+        raise OSError(24, "Too many open files")
+
+    since_last, host.processes.since_last = host.processes.since_last, broken
+    for _ in range(10):
+        host.run(100, watts=200)
+        with pytest.raises(OSError, match="Too many"):
+            host.meter.tick()
+    host.processes.since_last = since_last
+    host.run(100)
+    host.meter.tick()
+    report = host.meter.report()
+    assert report.identity_error_microjoules == 0
+    assert report.counters_microjoules == host.host_counter.value + host.gpu_counter.value
+
+
+def test_a_recording_begins_anew_with_each_meter(lab, tmp_path):
+    """What it played before and plays again are not the two ends of one difference."""
+    recording = tmp_path / "recording"
+    facts = asdict(lab.counter(lab.clock()).facts) | {"wrap_microjoules": 262_143_328_850}
+    del facts["begins_anew"]
+    rows = [f"cpu-package-0,{tick * 10**8},{5_000_000 + tick * 1_000_000}" for tick in range(600)]
+    header = "device_id,at_ns,energy_microjoules"
+    recording.write_text("\n".join([json.dumps({"counters": [facts]}), header, *rows]) + "\n")
+    host = lab.host(tmp_path / "meter", replicas=())
+
+    def start():
+        host.close()
+        counters = replay(recording, monotonic_ns=host.clock.monotonic_ns).counters
+        host.start_meter(host_counters=counters)
+
+    start()
+    for _ in range(100):
+        host.run(100)
+        host.meter.tick()
+    assert host.meter.totals().counted_microjoules == 100_000_000
+    start()
+    assert host.meter.totals().counted_microjoules == 100_000_000
+    assert host.meter.totals().quarantine_microjoules == 0
+    assert _incidents(host)[-1].endswith("is unknown: the recording begins anew with each meter")
+    host.close()
+
+
+def test_on_a_full_disk_the_newest_incidents_wait(host, full_disk):
+    for _ in range(10):
+        host.run(100)
+        host.meter.tick()
+    with full_disk(host.folder / "journal.ndjson"):
+        for number in range(60):
+            host.gpu_counter.reset()
+            host.run(100, gpu_watts=200 - number)
+            with contextlib.suppress(JournalUnwritable):
+                host.meter.tick()
+    waiting = host.meter.report().incidents
+    assert len(waiting) == 32
+    host.meter.tick()
+    assert (host.folder / "journal.ndjson").read_text().count('"kind":"incident"') == 32
+    host.restart_meter()
+    assert host.meter.report().incidents[:31] == waiting[1:]
+
+
+def test_a_replica_that_dies_on_a_full_disk_is_gone_for_good_all_the_same(lab, tmp_path, full_disk):
+    # Not even one departure fits on what is left of the disk.
+    wide, returning = "tp-with-a-long-name", "cpu-with-a-long-name"
+    host = lab.host(tmp_path, gpus=2, replicas=(wide, returning, "cpu-b"))
+    for replica in (wide, returning):
+        host.kill(replica)
+    host.run(100)
+    with full_disk(tmp_path / "journal.ndjson"), pytest.raises(JournalUnwritable):
+        host.meter.tick()
+    assert set(host.journal.state.replicas) == {wide, returning, "cpu-b"}
+    assert set(host.meter._replicas.live) == {"cpu-b"}
+    assert len(host.meter._counters.groups) == 3, "its pool is split"
+    host.register(returning, 400)
+    host.run(100)
+    host.meter.tick()
+    assert set(host.journal.state.replicas) == {returning, "cpu-b"}
+    host.close()
+
+
+def test_a_replica_that_cannot_be_registered_leaves_no_pool_behind(lab, tmp_path, full_disk):
+    host = lab.host(tmp_path, gpus=2, replicas=("tp-a",))
+    with full_disk(tmp_path / "journal.ndjson"), pytest.raises(JournalUnwritable):
+        host.register("tp-a", 400)
+    assert len(host.meter._counters.groups) == 3
+    host.meter.tick()
+    assert host.journal.state.replicas == {}
     host.close()

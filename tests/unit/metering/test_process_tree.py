@@ -2,15 +2,17 @@
 
 import multiprocessing
 import os
+import resource
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from metering.cpu_shares import CpuShares
-from metering.errors import ProcessGone
+from metering.errors import CounterLost, ProcessGone
 from metering.host_cpu import HostCpu
 from metering.process_tree import ProcessTrees, process_cpu_ns
 
@@ -282,3 +284,34 @@ def _text(path):
         return path.read_text()
     except OSError:
         return ""
+
+
+@contextmanager
+def _no_descriptors_left():
+    """No file can be opened in this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_without_file_descriptors_nobody_is_taken_for_dead(proc, trees):
+    proc.spawn(10, 1)
+    proc.spawn(11, 10)
+    trees.add("a", 10)
+    proc.work(11, 70)
+    proc.later()
+    with _no_descriptors_left():
+        assert _milliseconds(trees) == {"a": 70}
+        assert trees.dead() == frozenset()
+        with pytest.raises(CounterLost):
+            trees.started_ticks(10)
+        with pytest.raises(CounterLost):
+            trees.add("b", 11)
+    proc.spawn(12, 10)
+    proc.work(12, 5)
+    trees.sample()
+    proc.work(12, 30)
+    assert _milliseconds(trees) == {"a": 100}, "it looks again as soon as it can"

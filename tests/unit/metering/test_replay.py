@@ -30,7 +30,13 @@ GPU = replace(FACTS, device_id="GPU-1", method="nvml-total-energy", scope="gpu",
 
 
 def _first_line(*facts):
-    return json.dumps({"counters": [asdict(each) for each in facts]})
+    return json.dumps({"counters": [_recorded(each) for each in facts]})
+
+
+def _recorded(facts):
+    entry = asdict(facts)
+    del entry["begins_anew"]
+    return entry
 
 
 class Player:
@@ -86,7 +92,12 @@ def test_a_recording_is_derived_and_moves_no_sooner_than_it_was_read(tmp_path):
     for original in (FACTS, GPU):
         played = player.counters[original.device_id].facts
         assert played == replace(
-            original, method="replay", best_confidence="derived", period_ns=SECOND // 10, closes_at_will=False
+            original,
+            method="replay",
+            best_confidence="derived",
+            period_ns=SECOND // 10,
+            closes_at_will=False,
+            begins_anew="the recording begins anew with each meter",
         )
     assert player.recording.methods == ("rapl", "nvml-total-energy")
 
@@ -184,7 +195,7 @@ def test_a_malformed_recording_names_its_line(tmp_path, case):
 )
 def test_each_fact_is_checked(tmp_path, name, value):
     file = tmp_path / "recording"
-    file.write_text("\n".join([json.dumps({"counters": [{**asdict(FACTS), name: value}]}), HEADER, ROW]))
+    file.write_text("\n".join([json.dumps({"counters": [{**_recorded(FACTS), name: value}]}), HEADER, ROW]))
     with pytest.raises(ReplayUnusable, match=rf"line 1 .*{name}"):
         replay(file, monotonic_ns=lambda: 0)
 

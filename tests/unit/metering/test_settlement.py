@@ -123,7 +123,7 @@ def _facts(method="nvml-total-energy", confidence="measured-direct", period_ns=1
     )
 
 
-def _confidence(facts=None, *, batch=1000, seconds=5, estimated=0, steps_lost=False, shared=False):
+def _confidence(facts=None, *, batch=1000, seconds=5, estimated=0, steps_lost=False, shared=False, neighbours=False):
     charge = Charge(active_microjoules=100, floor_microjoules=0, estimated_microjoules=estimated)
     stay = Stay(
         resident_ns=seconds * 1_000_000_000,
@@ -131,6 +131,7 @@ def _confidence(facts=None, *, batch=1000, seconds=5, estimated=0, steps_lost=Fa
         peak_milliwatts=None,
         steps_lost=steps_lost,
         shared=shared,
+        has_neighbours=neighbours,
     )
     return figures(charge, facts or (_facts(),), stay, allocation_percent=None).method_confidence
 
@@ -145,13 +146,14 @@ def test_confidence_is_the_weakest_that_applies():
     assert _confidence(estimated=21) == "estimated"
     assert _confidence(steps_lost=True) == "estimated"
     assert _confidence(shared=True) == "estimated"
+    assert _confidence(neighbours=True) == "measured-apportioned"
     assert _confidence((derived,), shared=True) == "derived"
     assert _confidence((_facts(), derived)) == "derived"
 
 
 def test_a_sum_of_counters_names_each_method_once_and_the_worst_error():
     charge = Charge(active_microjoules=1, floor_microjoules=2, estimated_microjoules=0)
-    stay = Stay(resident_ns=0, mean_batch_thousandths=None, peak_milliwatts=None, steps_lost=False, shared=False)
+    stay = Stay.never(steps_lost=False)
     counters = (_facts(), _facts(), _facts("rapl", period_ns=1_000_000, percent=5.0))
     energy = figures(charge, counters, stay, allocation_percent=4.5)
     assert energy.method == "nvml-total-energy+rapl"

@@ -50,3 +50,22 @@ def test_devices_are_asked_once_a_second_with_the_owners_processes(lab, host):
         host.meter.tick()
     assert len(host.sharing.asked) == 2 * 5
     assert set(host.sharing.asked) == {frozenset({101, 333})}
+
+
+def test_a_gpu_with_another_replica_on_it_is_apportioned_at_most(lab, host):
+    host.close()
+    host.processes.pids_of.clear()
+    host.start_meter(host_counters=())
+    assert _request(lab, host, 1) == "measured-direct"
+    request = lab.request_id(2)
+    host.meter.begin(request, "gpu-a", b"")
+    for tick in range(30):
+        if tick == 5:
+            host.register("gpu-b", 333)
+        if tick == 10:
+            host.kill("gpu-b")
+        host.engines["gpu-a"].begin(lab.decode(request))
+        host.run(100)
+        host.meter.tick()
+    assert host.meter.settle(request, "finished").energy.method_confidence == "measured-apportioned"
+    assert _request(lab, host, 3) == "measured-direct"

@@ -59,7 +59,7 @@ def test_the_chain_goes_on_after_restarts_and_compactions(lab, tmp_path):
     for number in range(30):
         settlement = _request(lab, host, number)
         statements.append(_statement(host, settlement))
-        host.meter.acknowledge(settlement.request_id)
+        host.meter.acknowledge(settlement)
         if number % 4 == 0:
             host.restart_meter(away_ms=5)
         if number % 10 == 0:
@@ -155,7 +155,7 @@ class Deliveries:
 
     def deliver(self, most):
         for settlement in self.host.meter.unacknowledged(0)[:most]:
-            self.host.meter.acknowledge(settlement.request_id)
+            self.host.meter.acknowledge(settlement)
             self.acknowledged.add(settlement.request_id)
 
     def restart(self, milliseconds):
@@ -207,3 +207,21 @@ def test_no_settlement_is_lost_or_delivered_with_other_content_and_the_chain_is_
             _assert_chained([_statement(host, seen[number]) for number in sorted(seen)])
         assert host.meter.report().statement_sequence == len(seen)
         host.close()
+
+
+@pytest.mark.parametrize("lives", [(3,), (1, 4), (0, 2, 5, 1)])
+def test_no_number_is_used_twice_however_often_and_early_the_power_is_cut(lab, tmp_path, lives):
+    """What wasn't forced to the disk is gone; whoever got a statement still has it."""
+    host = lab.host(tmp_path)
+    sequences, numbers = [], itertools.count()
+    for life, requests in enumerate((*lives, 3)):
+        if life:
+            host.reboot(by_power_cut=True)
+            host.register("cpu-a", 500 + life)
+        for _ in range(requests):
+            settlement = _request(lab, host, next(numbers))
+            sequences.append(_statement(host, settlement).sequence)
+            host.meter.acknowledge(settlement)
+    assert sequences[0] == 1
+    assert len(set(sequences)) == len(sequences) == sum(lives) + 3
+    host.close()

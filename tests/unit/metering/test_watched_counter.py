@@ -226,3 +226,20 @@ def test_a_counter_that_was_never_readable_begins_when_it_is(lab):
     assert _parts(movement) == (0, 0, 0)
     assert movement.news == "cpu-package-0: can be read now"
     assert fresh.take(0).lost is None
+
+
+def test_a_counter_that_begins_anew_with_each_meter_was_not_reset(lab):
+    watch = Watch(lab, begins_anew="its power is summed up by each meter anew")
+    watch.after(100, 5_000_000)
+    watch.counter.value = 0
+    _, movement = _resumed(watch)
+    assert _parts(movement) == (0, 0, 0)
+    assert movement.news.endswith("is unknown: its power is summed up by each meter anew")
+
+
+def test_a_counter_in_trouble_shows_no_power(watch):
+    watch.after(100, 5_000_000)
+    watch.counter.is_lost = True
+    watch.after(100, 5_000_000)
+    assert watch.watched.trouble == "cpu-package-0: gone"
+    assert watch.watched.power_milliwatts is None
