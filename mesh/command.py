@@ -263,7 +263,9 @@ def meter(settings: Settings, *, once: bool, as_json: bool) -> None:
     """
     from mesh.meter_watch import show_meters
 
-    show_meters(settings, Console(soft_wrap=True, highlight=False), as_json=as_json, once=once)
+    # A live picture is cut at the terminal's edge unless its lines wrap.
+    console = Console(soft_wrap=once or as_json, highlight=False)
+    show_meters(settings, console, as_json=as_json, once=once)
 
 
 @main.command()
