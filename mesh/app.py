@@ -35,6 +35,7 @@ from receipts.signer_policy import ReceiptRules
 from serve.deadlines import Deadlines
 from serve.door import Dispatch, Door, Pool, Price
 from serve.engine_spec import EngineSpec, VllmSpec
+from serve.messages import MeterCard
 from serve.weights import HubWeights, LocalWeights, PackagedWeights, WeightsSource
 
 if TYPE_CHECKING:  # ray reads its environment when it is imported, so `start_ray` imports it first
@@ -253,6 +254,9 @@ class _Start:
             meters.append(meter)
             for note in cast("tuple[str, ...]", ray.get(meter.notes.remote())):
                 self._progress.say(note)
+            card = cast("MeterCard", ray.get(meter.card.remote()))
+            if card.energy_method is None:
+                self._progress.warn(f"nothing can be metered on {card.node}: requests there are NOT BILLED")
         self._enrolment = MeterEnrolments(self._signers, meters, needed=_THRESHOLD)
         self._enrolment.start()
 

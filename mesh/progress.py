@@ -30,6 +30,10 @@ class Progress:
         """Print a line that belongs to the step under way."""
         self._console.print(f"          {text}", style="dim", highlight=False)
 
+    def warn(self, text: str) -> None:
+        """Print a line that nobody should miss."""
+        self._console.print(f"        ! {text}", style="bold red", highlight=False)
+
     @contextmanager
     def step(self, title: str) -> Iterator[Step]:
         """Run one step; its time is printed when it ends well."""
