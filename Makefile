@@ -40,7 +40,7 @@ format: $(STAMP) ## Format the code
 
 install: $(STAMP) ## Only the environment
 
-bench: $(STAMP) ## Measure: set-up steps, the mesh against vLLM's own server, signing, metering, verifying
+bench: $(STAMP) ## Measure everything: set-up, against vLLM, signing, metering, energy, allocation, verifying (about 40 minutes)
 	$(VENV)/bin/python -m benchmarks
 
 lock: $(UV) ## Resolve the locks anew from pyproject.toml
