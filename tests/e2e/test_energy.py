@@ -47,12 +47,16 @@ def test_the_book_is_the_counter_and_batches_share_it(measured):
 
 
 def test_a_stranger_on_the_same_processor_pays_for_itself(measured):
-    """Receipts beside a process that burns a core: the median of several runs, with and without it in turn."""
-    alone, beside = [], []
+    """Receipts beside a process that burns a core: the median of several runs, with and without it in turn.
+
+    The bounds only tell whether the stranger is billed, which would double a receipt: other work on the machine moves
+    them by a quarter. `benchmarks energy` measures how close they stay on a quiet one.
+    """
+    ratios = []
     for turn in range(5):
-        alone.append(ask(measured, 1, 2, salt=f"alone {turn}"))
+        alone = ask(measured, 1, 2, salt=f"alone {turn}")
         with burning(), watched(measured) as check:
-            beside.append(ask(measured, 1, 2, salt=f"beside {turn}"))
+            ratios.append(ask(measured, 1, 2, salt=f"beside {turn}") / alone)
         _check_book(check)
         assert check.account("foreign") > check.booked_microjoules / 10
-    assert statistics.median(beside) == pytest.approx(statistics.median(alone), rel=0.15)
+    assert 0.6 < statistics.median(ratios) < 1.4
