@@ -1,4 +1,4 @@
-"""`python -m benchmarks [setup|serving|signing|metering|energy|allocation|verify] …`; none named runs all of them."""
+"""`python -m benchmarks [SUITE] …`; none named runs all of them, an unknown name lists them."""
 
 import importlib
 import signal
@@ -6,7 +6,7 @@ import sys
 
 from benchmarks.machine import describe
 
-_SUITES = ("setup", "serving", "signing", "metering", "energy", "allocation", "verify")
+_SUITES = ("setup", "serving", "signing", "ledger", "metering", "energy", "allocation", "verify", "export")
 
 
 def main() -> None:

@@ -8,8 +8,6 @@ arithmetic, chain. The signature alone is there for comparison: it is the part t
 
 import hashlib
 import json
-import resource
-import sys
 import tarfile
 import tempfile
 import time
@@ -17,6 +15,7 @@ from pathlib import Path
 
 from nacl.signing import SigningKey
 
+from benchmarks.machine import peak_mebibytes
 from receipts.canonical import canonical_bytes
 from receipts.document import with_signature
 from receipts.ed25519 import key_id_of, verify_signature
@@ -69,9 +68,7 @@ def main() -> None:
         write_chain(lines, key)
         with tarfile.open(archive, "w:gz") as tar:
             tar.add(lines, "receipts.ndjson")
-        # Linux counts kilobytes, macOS bytes.
-        to_mebibytes = 2**20 if sys.platform == "darwin" else 2**10
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = peak_mebibytes()
         print(f"{RECEIPTS} receipts of one account, {lines.stat().st_size // RECEIPTS} bytes each\n")
         print("| what | per second |\n|---|---:|")
         for name, rate in (
@@ -80,8 +77,7 @@ def main() -> None:
             ("Ed25519 alone", signatures_per_s(key)),
         ):
             print(f"| {name} | {rate:,.0f} |")
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / to_mebibytes
-        print(f"\npeak memory grew by {grown:.1f} MiB")
+        print(f"\npeak memory grew by {peak_mebibytes() - before:.1f} MiB")
 
 
 if __name__ == "__main__":

@@ -31,10 +31,12 @@ from mesh.settings import PoolSettings, Settings, WeightsSettings
 from placement.plan import ExchangeRates
 from receipts.group_record import GroupRecord
 from receipts.share_secret import ShareSecretSource, create_development_secret
+from receipts.signer import Signer
 from receipts.signer_policy import ReceiptRules
 from serve.deadlines import Deadlines
 from serve.door import Dispatch, Door, Pool, Price
 from serve.engine_spec import EngineSpec, VllmSpec
+from serve.holds import Holds
 from serve.messages import MeterCard
 from serve.weights import HubWeights, LocalWeights, PackagedWeights, WeightsSource
 
@@ -79,10 +81,12 @@ def start_mesh(
     stop: threading.Event,
     *,
     engine: Callable[[PoolSettings, Settings], EngineSpec] | None = None,
+    signer_type: Callable[..., Signer] = Signer,
 ) -> Iterator[RunningMesh]:
     """Start every part, yield when the mesh answers, and stop what was started, whatever happens.
 
-    ``engine`` says how a pool's replicas start their engine; without it, `vllm_engine`.
+    ``engine`` says how a pool's replicas start their engine; without it, `vllm_engine`. ``signer_type`` is as for
+    `SignerSettings`.
 
     Raises:
         StartFailed: a part could not start, or ``stop`` was set meanwhile; the message is that part's own reason.
@@ -95,7 +99,7 @@ def start_mesh(
             _check_port(settings.mesh.host, settings.mesh.port)
         with progress.step("Ray"):
             session = start_ray(settings.mesh.name, settings.mesh.data_dir, os.environ)
-        start = _Start(settings, progress, stop, folder, session, engine or vllm_engine)
+        start = _Start(settings, progress, stop, folder, session, engine or vllm_engine, signer_type)
         try:
             yield start.run()
         finally:
@@ -135,6 +139,7 @@ class _Start:
         folder: DataFolder,
         session: RaySession,
         engine: Callable[[PoolSettings, Settings], EngineSpec],
+        signer_type: Callable[..., Signer],
     ) -> None:
         self._settings = settings
         self._progress = progress
@@ -142,6 +147,7 @@ class _Start:
         self._folder = folder
         self._session = session
         self._engine = engine
+        self._signer_type = signer_type
         self._parts: list[object] = []
         self._signers: Mapping[int, RaySigner] = {}
         self._enrolment: MeterEnrolments | None = None
@@ -208,6 +214,7 @@ class _Start:
                     folder=data_dir / "signers" / str(identifier),
                     share_secret=secret,
                     make_policy=partial(ReceiptRules, wall_clock_ns=time.time_ns),
+                    signer_type=self._signer_type,
                 )
                 for identifier in range(1, _SIGNERS + 1)
             ],
@@ -215,15 +222,18 @@ class _Start:
         )
         ledger = start_ledger(
             LedgerSettings(
-                url=f"sqlite:///{data_dir / 'ledger.sqlite3'}",
+                url=self._settings.ledger_url,
                 connect_signers=signer_group(list(signers), namespace, data_dir / "group.json"),
+                most_unsigned=self._settings.ledger.most_unsigned,
             ),
             namespace=namespace,
             node_id=ray.get_runtime_context().get_node_id(),
         )
         self._signers = signers
         self._parts += [signers, ledger]
-        return ledger, _group_key(cast("GroupRecord", ray.get(ledger.group_record.remote())))
+        record = cast("GroupRecord", ray.get(ledger.group_record.remote()))
+        self._folder.hold_group(record.key_id)
+        return ledger, _group_key(record)
 
     def _share_secret(self) -> ShareSecretSource:
         if _SHARE_SECRET_VARIABLE in os.environ:
@@ -419,11 +429,12 @@ def vllm_engine(pool: PoolSettings, settings: Settings) -> VllmSpec:
     )
 
 
-def build_door(settings: Settings, dispatch: Dispatch) -> Door:
+def build_door(settings: Settings, dispatch: Dispatch, holds: Holds) -> Door:
     """The door of this mesh; called inside each ingress replica."""
     return Door(
         pools={pool.key: _pool(pool, settings) for pool in settings.pools},
         dispatch=dispatch,
+        holds=holds,
         carbon=YearlyMeansFeed(),
         price=Price(usd_per_kwh=settings.price.usd_per_kwh, version=settings.price.version),
         rates=ExchangeRates(usd_per_kgco2=settings.placement.usd_per_kgco2),

@@ -13,17 +13,17 @@ from typing import Any, TypeVar
 import click
 from rich.console import Console
 
-from mesh.client import MeshClient
+from mesh.client import MeshClient, ReceiptFilter
 from mesh.errors import MeshError, NotRunning
 from mesh.progress import Progress
 from mesh.run_state import DataFolder
 from mesh.settings import Settings, load_settings
 from metering.errors import MeteringError
 from receipts.errors import ReceiptsError
-from receipts.verify import public_key_from_hex, verify_paths
 
 _STOP_DEADLINE_S = 90.0
 _CANNOT_RUN = 2
+_SHOWN_RECEIPTS = 20
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -68,6 +68,15 @@ def _with_client(command: _Command) -> _Command:
         return command(client=MeshClient(url or here, api_key), **arguments)
 
     return wrapped  # type: ignore[return-value]
+
+
+def _selected(command: _Command) -> _Command:
+    """Options that select receipts."""
+    since = click.option(
+        "--since", metavar="WHEN", help="Those that ended then or later: 30d, 12h, or 2026-01-31T08:00:00Z; else all."
+    )
+    tag = click.option("--customer-tag", "--tag", "customer_tag", help="Those sent with this X-Customer-Tag.")
+    return since(tag(command))
 
 
 @main.command()
@@ -226,6 +235,52 @@ def receipt(client: MeshClient, receipt_id: str) -> None:
     click.echo(client.receipt(receipt_id).decode())
 
 
+@main.command("receipts")
+@_with_client
+@_selected
+@click.option("--until", help="Those that ended before; as --since.")
+@click.option("--model", help="Those of this model.")
+@click.option("--limit", type=click.IntRange(1), help="How many at most; else 20, and all with --json.")
+@click.option("--json", "as_json", is_flag=True, help="Print them as they were signed, a line each, oldest first.")
+def receipts_command(
+    client: MeshClient,
+    since: str | None,
+    until: str | None,
+    model: str | None,
+    customer_tag: str | None,
+    limit: int | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Show your receipts, the newest first."""
+    from mesh.receipts_table import print_lines, show_receipts
+
+    wanted = ReceiptFilter(since=since, until=until, model=model, customer_tag=customer_tag)
+    if as_json:
+        print_lines(client.receipt_pages(**wanted), sys.stdout.buffer, limit=limit)
+    else:
+        show_receipts(client, wanted, Console(highlight=False), limit=limit or _SHOWN_RECEIPTS)
+
+
+@main.command()
+@_with_client
+@_selected
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="A .tar, .tar.gz or .tgz to write."
+)
+@click.option("--force", is_flag=True, help="Write over a file that is there.")
+def export(client: MeshClient, since: str | None, customer_tag: str | None, output: Path, *, force: bool) -> None:
+    """Write your receipts into one archive that anybody can check offline.
+
+    It holds the receipts, the signers' word on where their chain ends, and the public key; `jc verify` takes it.
+    Receipts that are not signed yet are waited for, up to a minute.
+    """
+    from mesh.export_command import run_export
+
+    console = Console(soft_wrap=True, highlight=False)
+    run_export(client, output, since=since, customer_tag=customer_tag, overwrite=force, console=console)
+
+
 @main.command()
 @_with_client
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="signer_pubkey.hex", show_default=True)
@@ -268,6 +323,66 @@ def meter(settings: Settings, *, once: bool, as_json: bool) -> None:
     show_meters(settings, console, as_json=as_json, once=once)
 
 
+@main.group()
+def ledger() -> None:
+    """The ledger and its books."""
+
+
+@ledger.command("check")
+@_with_settings
+@click.option("--key", "key_file", type=click.Path(path_type=Path), help="The group's key; else the data folder's.")
+def ledger_check(settings: Settings, key_file: Path | None) -> None:
+    """Check every chain, receipt, entry and meter's statement in the ledger; exit code 1 with findings.
+
+    It reads the database beside the mesh, which may run or not.
+    """
+    from mesh.ledger_command import check
+
+    if not check(settings, key_file):
+        sys.exit(1)
+
+
+@ledger.command("reverse")
+@_with_settings
+@click.argument("transaction")
+@click.option("--why", required=True, help="A line that stays with it.")
+def ledger_reverse(settings: Settings, transaction: str, why: str) -> None:
+    """Undo TRANSACTION (a receipt's is the receipt's id) in the running mesh's books, by opposite entries.
+
+    Nothing is deleted, and the receipt stays as it was signed.
+    """
+    from mesh.ledger_command import reverse
+
+    click.echo(f"reversed by {reverse(settings, transaction, why)}")
+
+
+@main.group()
+def signers() -> None:
+    """Look at the signer group of the running mesh."""
+
+
+@signers.command("status")
+@_with_settings
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def signers_status(settings: Settings, *, as_json: bool) -> None:
+    """Show which signers can sign, and what waits for them; exit code 1 when they are too few."""
+    from mesh.signers_status import show_signers
+
+    if not show_signers(settings, Console(soft_wrap=True, highlight=False), as_json=as_json):
+        sys.exit(1)
+
+
+@signers.command("readmit")
+@_with_settings
+@click.argument("number", type=int)
+def signers_readmit(settings: Settings, number: int) -> None:
+    """Take back signer NUMBER, which was excluded for breaking the protocol."""
+    from mesh.signers_status import readmit_signer
+
+    readmit_signer(settings, number)
+    click.echo(f"signer {number} may sign again")
+
+
 @main.command()
 @_with_settings
 @click.option("--model", help="Which model, where the mesh serves several.")
@@ -299,21 +414,13 @@ def calibrate(settings: Settings, model: str | None, load: Path | None) -> None:
 def verify(key_file: Path, files: tuple[Path, ...]) -> None:
     """Check receipts: signature, canonical form, arithmetic, chain. Works offline.
 
-    FILES are receipts, newline-delimited JSON, or an export tar. Exit code 1 when any receipt failed, 2 when
-    the check could not run.
+    FILES are receipts, newline-delimited JSON, or an export tar. Each failure is one line; then comes how far each
+    account's receipts reach and what was not checked. Exit code 1 when any receipt failed, 2 when the check could
+    not run.
     """
-    report = verify_paths(files, _read_public_key(key_file))
-    for finding in report:
-        click.echo(finding)
-    click.echo(report.summary)
-    sys.exit(1 if report.failed else 0)
+    from mesh.verify_command import verify_files
 
-
-def _read_public_key(path: Path) -> bytes:
-    try:
-        return public_key_from_hex(path.read_text())
-    except (OSError, UnicodeDecodeError) as unreadable:
-        raise MeshError(f"cannot read the key file {path}: {unreadable}") from unreadable
+    sys.exit(verify_files(files, key_file))
 
 
 if __name__ == "__main__":

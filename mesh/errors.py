@@ -3,7 +3,8 @@
 MeshError
 ├── BadSettings      mesh.yaml is malformed; the message names the file and the place
 ├── StartFailed      the mesh could not start; the message is the reason of what failed
-└── NotRunning       a command needs a running mesh and finds none
+├── NotRunning       a command needs a running mesh and finds none
+└── MeshAway         the mesh cannot answer just now; the same call may be made again
 """
 
 
@@ -21,3 +22,7 @@ class StartFailed(MeshError):
 
 class NotRunning(MeshError):
     """No running mesh was found where one is needed."""
+
+
+class MeshAway(MeshError):
+    """The mesh does not answer just now: a connection that broke, signers or a ledger that are away. Try again."""

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import signal
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,11 +29,13 @@ class RunState:
 class DataFolder:
     """The data folder of one mesh; only one process at a time may run a mesh on it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, group_locks: Path | None = None) -> None:
+        """``group_locks`` is where all meshes of this user on this machine look; else the temporary folder."""
         self._folder = folder
+        self._group_locks = group_locks
         self._lock = folder / "mesh.lock"
         self._state = folder / "run.json"
-        self._held: int | None = None
+        self._held: list[int] = []
 
     def hold(self) -> None:
         """Create the folder, private to this user, and lock it for this process's life.
@@ -42,8 +45,7 @@ class DataFolder:
         """
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._held = os.open(self._lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._take(self._lock)
             self._state.unlink(missing_ok=True)  # of a mesh that was killed: its process id may be anybody's now
         except BlockingIOError as taken:
             running = self._read()
@@ -54,6 +56,27 @@ class DataFolder:
         except OSError as unusable:
             raise StartFailed(f"cannot use the data folder {self._folder}: {unusable}") from unusable
 
+    def hold_group(self, key_id: str) -> None:
+        """Lock the folder's signer group for this process's life: a copy of the folder holds the same one.
+
+        Two meshes that sign with one key would give the same places in the accounts' chains to different receipts.
+        A copy on another machine cannot be seen from here.
+
+        Raises:
+            StartFailed: a mesh with this group runs on this machine, or the lock cannot be written.
+        """
+        locks = self._group_locks or Path(tempfile.gettempdir())
+        path = locks / f"joule-mesh-{os.getuid()}-group-{key_id}.lock"
+        try:
+            self._take(path)
+        except BlockingIOError as taken:
+            raise StartFailed(
+                f"a mesh already runs with the signer group {key_id}, which {self._folder} holds too: one of the two "
+                "folders is a copy; stop the other mesh, or move the signers, group.json and the ledger out of this one"
+            ) from taken
+        except OSError as unusable:
+            raise StartFailed(f"cannot lock the signer group in {path}: {unusable}") from unusable
+
     def write(self, state: RunState) -> None:
         """Say what runs here; readers see the old state or the new, never half of one."""
         partial = self._state.with_suffix(".partial")
@@ -61,11 +84,10 @@ class DataFolder:
         partial.replace(self._state)
 
     def release(self) -> None:
-        """Forget the state and the lock."""
+        """Forget the state and the locks."""
         self._state.unlink(missing_ok=True)
-        if self._held is not None:
-            os.close(self._held)
-            self._held = None
+        while self._held:
+            os.close(self._held.pop())
 
     def running(self) -> RunState:
         """The mesh that runs on this folder.
@@ -93,6 +115,16 @@ class DataFolder:
                 raise StartFailed(f"process {state.pid} did not stop within {deadline_s:g} s; look at its log")
             time.sleep(_POLL_S)
         return state
+
+    def _take(self, path: Path) -> None:
+        """Lock a file for as long as this process holds it; BlockingIOError when another process does."""
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            raise
+        self._held.append(descriptor)
 
     def _read(self) -> RunState | None:
         try:

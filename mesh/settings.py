@@ -5,18 +5,21 @@ from pathlib import Path
 from typing import Annotated, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from clusters.sites import Site
 from mesh.errors import BadSettings
 from placement.tiers import Tier
+from receipts.holds import MOST_UNSIGNED
 
+_LEDGERS = ("postgresql://", "postgresql+psycopg://", "sqlite:////")
 Port = Annotated[int, Field(ge=1, le=65535)]
 Positive = Annotated[float, Field(gt=0)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A value that is wrong may be a password.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class MeshSettings(_Strict):
@@ -27,6 +30,25 @@ class MeshSettings(_Strict):
     port: Port
     data_dir: Path
     cache_dir: Path
+
+
+class LedgerSettings(_Strict):
+    """Where the ledger is kept: null is an SQLite file in the data folder, else SQLAlchemy's URL of a database.
+
+    With ``most_unsigned`` receipts waiting for their signatures, new requests are refused (503).
+    """
+
+    url: SecretStr | None = None
+    most_unsigned: Annotated[int, Field(ge=1)] = MOST_UNSIGNED
+
+    @field_validator("url")
+    @classmethod
+    def _known_database(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not url.get_secret_value().startswith(_LEDGERS):
+            raise ValueError(
+                "neither null nor like postgresql://USER@HOST/DATABASE or sqlite:////FOLDER/ledger.sqlite3"
+            )
+        return url
 
 
 class PriceSettings(_Strict):
@@ -141,6 +163,7 @@ class Settings(_Strict):
     """The whole of mesh.yaml."""
 
     mesh: MeshSettings
+    ledger: LedgerSettings = LedgerSettings()
     price: PriceSettings
     placement: PlacementSettings
     sites: Annotated[tuple[SiteSettings, ...], Field(min_length=1)]
@@ -160,6 +183,13 @@ class Settings(_Strict):
             if pool.site not in {site.key for site in self.sites}:
                 raise ValueError(f"pool {pool.key}: there is no site {pool.site!r} (a site is operator/region)")
         return self
+
+    @property
+    def ledger_url(self) -> str:
+        """SQLAlchemy's URL of the ledger; a secret, for it may hold a password."""
+        if self.ledger.url is not None:
+            return self.ledger.url.get_secret_value()
+        return f"sqlite:///{self.mesh.data_dir / 'ledger.sqlite3'}"
 
     def site(self, key: str) -> SiteSettings:
         """The site that a pool names."""

@@ -10,7 +10,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn, Self
 
@@ -55,7 +55,7 @@ class MeterStatement:
 
     def signed_bytes(self) -> bytes:
         """The canonical bytes that the meter signs."""
-        document = {"typ": STATEMENT_TYP, **asdict(self)}
+        document = {"typ": STATEMENT_TYP, **_members(self)}
         return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")
 
     @property
@@ -191,31 +191,41 @@ class StatementChain:
 def check_statement(signed: SignedStatement, public_key: bytes) -> MeterStatement:
     """The statement, if ``public_key`` (32 bytes) has signed it and it is well formed.
 
-    The rule for signatures is libsodium's: canonical encodings only, no key or R of small order.
-
     Raises:
         StatementInvalid: it isn't signed by that key, not a statement of this version, or contradicts itself.
     """
-    if len(signed.statement) > _MOST_STATEMENT_CHARACTERS:
-        raise StatementInvalid(f"it is longer than {_MOST_STATEMENT_CHARACTERS} characters")
-    signed_bytes = signed.statement.encode("utf-8", "replace")
-    if not _is_signed(signed_bytes, signed.signature, public_key):
-        raise StatementInvalid(f"it is not signed by the meter {public_key.hex()[:16]}…")
-    statement = _parse(signed_bytes)
+    check_signature(signed, public_key)
+    statement = read_statement(signed)
     if statement.meter != public_key.hex():
         raise StatementInvalid(f"it names the meter {statement.meter[:16]}…, and {public_key.hex()[:16]}… signed it")
     return statement
 
 
-def named_meter(signed: SignedStatement) -> bytes:
-    """The public key that an unchecked statement names: which one to check it with.
+def check_signature(signed: SignedStatement, public_key: bytes) -> None:
+    """Check that ``public_key`` (32 bytes) has signed it, whatever it says.
+
+    The rule for signatures is libsodium's: canonical encodings only, no key or R of small order.
 
     Raises:
-        StatementInvalid: it is not a statement of this version.
+        StatementInvalid: it has not.
     """
+    if not _is_signed(_signed_bytes(signed), signed.signature, public_key):
+        raise StatementInvalid(f"it is not signed by the meter {public_key.hex()[:16]}…")
+
+
+def read_statement(signed: SignedStatement) -> MeterStatement:
+    """A statement that is well formed, whoever has signed it: it names the meter whose key to check it with.
+
+    Raises:
+        StatementInvalid: it is not a statement of this version, or contradicts itself.
+    """
+    return _parse(_signed_bytes(signed))
+
+
+def _signed_bytes(signed: SignedStatement) -> bytes:
     if len(signed.statement) > _MOST_STATEMENT_CHARACTERS:
         raise StatementInvalid(f"it is longer than {_MOST_STATEMENT_CHARACTERS} characters")
-    return bytes.fromhex(_parse(signed.statement.encode("utf-8", "replace")).meter)
+    return signed.statement.encode("utf-8", "replace")
 
 
 def _is_signed(signed_bytes: bytes, signature: str, public_key: bytes) -> bool:
@@ -245,7 +255,7 @@ def _parse(data: bytes) -> MeterStatement:
 
 def _check(statement: MeterStatement) -> None:
     """Types and ranges, which say that no member is of another kind, and what must agree within a statement."""
-    values: Mapping[str, Any] = {each.name: getattr(statement, each.name) for each in fields(statement)}
+    values = _members(statement)
     for name in ("sequence", "charged_microjoules", "counted_microjoules", "open_ns", "microjoules"):
         value = values[name]
         if not (name == "microjoules" and value is None) and not (type(value) is int and 0 <= value <= _MOST):
@@ -261,6 +271,10 @@ def _check(statement: MeterStatement) -> None:
         raise StatementInvalid("only the first statement, number 1, has no previous_sha256")
     if (statement.microjoules or 0) > statement.charged_microjoules:
         raise StatementInvalid("it bills more for the request than for all requests together")
+
+
+def _members(statement: MeterStatement) -> Mapping[str, Any]:
+    return {name: getattr(statement, name) for name in MeterStatement.__slots__}
 
 
 def _is_hex(text: object, length_bytes: int) -> bool:

@@ -3,10 +3,12 @@
 ReceiptsError
 ├── InvalidDocument       a receipt, or what claims to be one, that is not as it must be; the message says where
 ├── CannotVerify          verification could not run: an unreadable file, a public key that is none
+├── InvalidMoment         a text that should name a moment and does not
 ├── DamagedInput          a file to verify that is cut short or damaged (receipts.verify_input)
 ├── SettlementRefused     one settlement that cannot become a receipt; the others of its batch can
 ├── LedgerError
 │   ├── LedgerInUse       another process is the ledger's writer
+│   ├── ReadersBusy       too many want to read at once: try again in a moment
 │   ├── LedgerUnavailable disk full, locked, unreachable: nothing was stored, the same call may be made again
 │   └── LedgerUnusable    damaged, another program's, or of a later version: needs a person
 ├── FrostError            a participant broke the signing protocol (receipts.frost.errors)
@@ -24,6 +26,10 @@ class InvalidDocument(ReceiptsError):
 
 class CannotVerify(ReceiptsError):
     """Verification could not run, which says nothing about any receipt."""
+
+
+class InvalidMoment(ReceiptsError):
+    """A text that names no moment; the message says what would."""
 
 
 class SettlementRefused(ReceiptsError):
@@ -44,6 +50,10 @@ class LedgerError(ReceiptsError):
 
 class LedgerInUse(LedgerError):
     """Another process holds the ledger as its one writer."""
+
+
+class ReadersBusy(LedgerError):
+    """More wait to read the ledger than it lets wait; the same call may be made again in a moment."""
 
 
 class LedgerUnavailable(LedgerError):

@@ -4,8 +4,8 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeVar, cast
@@ -15,14 +15,23 @@ from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from metering.settlement import Settlement
+from receipts.account_heads import sign_head
 from receipts.errors import LedgerInUse
 from receipts.group_record import GroupRecord
+from receipts.holds import MOST_UNSIGNED, HoldAnswer, HoldBook, HoldsReport
 from receipts.ledger import Ledger
+from receipts.ledger_csv import csv_lines
+from receipts.ledger_holds import LedgerHolds
+from receipts.ledger_reader import LedgerPosition, LedgerReader
+from receipts.ledger_readers import LedgerReaders
 from receipts.ledger_writer import LedgerWriter
+from receipts.receipt_query import ReceiptQuery, ReceiptsPage
 from receipts.signer_actors import signers_of
 from receipts.signer_group import HeadSource, SignerGroup
 from receipts.signer_messages import SignedMessage
+from receipts.signers_report import SignersReport, SigningRate
 from receipts.signing_loop import LedgerHeads, SigningLoop
+from receipts.signing_metrics import SigningMetrics
 from receipts.stored_receipt import StoredReceipt
 
 ACTOR_NAME = "ledger"
@@ -30,6 +39,7 @@ ACTOR_NAME = "ledger"
 _ACTOR_CPUS = 0.05
 _MAX_CONCURRENT_CALLS = 1000
 _TAKE_OVER_RETRY_S = 0.2
+_SHOW_EVERY_S = 2.0
 
 _LOG = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -42,12 +52,14 @@ ConnectSigners = Callable[[HeadSource], Awaitable[SignerGroup]]
 class LedgerSettings:
     """What the ledger actor is started with. ``url`` is SQLAlchemy's, of a database on the actor's node.
 
-    ``take_over_s``: so long the process before a restart may take to die and let go of the database.
+    ``take_over_s``: so long the process before a restart may take to die and let go of the database. With
+    ``most_unsigned`` receipts unsigned no hold is placed, so that no new request begins.
     """
 
-    url: str
+    url: str = field(repr=False)  # it may hold a password
     connect_signers: ConnectSigners
     take_over_s: float = 10.0
+    most_unsigned: int = MOST_UNSIGNED
 
 
 def signer_group(identifiers: Sequence[int], namespace: str, record_path: Path) -> ConnectSigners:
@@ -67,8 +79,12 @@ async def _start_group(identifiers: Sequence[int], namespace: str, record_path: 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Opened:
     writer: LedgerWriter
+    readers: LedgerReaders
+    holds: LedgerHolds
     group: SignerGroup
-    signing: "asyncio.Task[None]"
+    loop: SigningLoop
+    rate: SigningRate
+    tasks: "Sequence[asyncio.Task[None]]"
 
 
 class LedgerActor:
@@ -92,6 +108,23 @@ class LedgerActor:
         writer = (await self._ready()).writer
         return await writer.receipt(receipt_id, account, wait_for_signature_s=wait_for_signature_s)
 
+    async def receipts_page(
+        self, query: ReceiptQuery, after_seq: int, limit: int, *, newest_first: bool = False
+    ) -> ReceiptsPage:
+        """As `LedgerReader.page_lines`: bytes, of which Ray makes less than of values."""
+        readers = (await self._ready()).readers
+        return await readers.call(
+            lambda reader: reader.page_lines(query, after_seq=after_seq, limit=limit, newest_first=newest_first)
+        )
+
+    async def ledger_lines(
+        self, account: str, after: LedgerPosition, limit: int
+    ) -> tuple[bytes, LedgerPosition | None]:
+        """As `LedgerReader.entries_page`, as lines of CSV."""
+        readers = (await self._ready()).readers
+        page = await readers.call(lambda reader: reader.entries_page(account, after, limit))
+        return csv_lines(page.lines), page.next
+
     async def create_key(self, account: str, name: str) -> str:
         """As `Ledger.create_key`."""
         return await self._call(lambda ledger: ledger.create_key(account, name))
@@ -108,6 +141,26 @@ class LedgerActor:
         """As `Ledger.balance_usd_picos`."""
         return await self._call(lambda ledger: ledger.balance_usd_picos(account))
 
+    async def reverse(self, transaction_id: str, reason: str) -> str:
+        """As `Ledger.reverse`."""
+        return await self._call(lambda ledger: ledger.reverse(transaction_id, reason))
+
+    async def place_hold(self, account: str, request_id: str, usd_picos: int, lease_s: float) -> HoldAnswer:
+        """As `LedgerHolds.place`."""
+        return await (await self._ready()).holds.place(account, request_id, usd_picos, lease_s)
+
+    async def renew_holds(self, holds: Sequence[tuple[str, str, int]], lease_s: float) -> None:
+        """As `LedgerHolds.renew`."""
+        (await self._ready()).holds.renew(holds, lease_s)
+
+    async def release_hold(self, account: str, request_id: str) -> None:
+        """As `LedgerHolds.release`."""
+        (await self._ready()).holds.release(account, request_id)
+
+    async def holds_report(self) -> HoldsReport:
+        """As `LedgerHolds.report`."""
+        return (await self._ready()).holds.report()
+
     async def unsigned_count(self) -> int:
         """How many receipts wait for their signature."""
         return await self._call(Ledger.unsigned_count)
@@ -116,14 +169,43 @@ class LedgerActor:
         """The signer group's public record: its key, its members, its threshold."""
         return (await self._ready()).group.record
 
-    async def excluded_signers(self) -> Mapping[int, str]:
-        """As `SignerGroup.excluded`."""
-        return dict((await self._ready()).group.excluded)
+    async def signers_report(self) -> SignersReport:
+        """How the signers are, asked now, and what waits for them."""
+        opened = await self._ready()
+        members = await opened.group.members()
+        return SignersReport(
+            public_key=opened.group.public_key,
+            key_id=opened.group.key_id,
+            threshold=opened.group.record.statement.threshold,
+            members=tuple(members),
+            backlog=opened.writer.backlog,
+            signed_per_second=opened.rate.per_second(),
+            at_unix_ns=time.time_ns(),
+        )
+
+    async def readmit_signer(self, identifier: int) -> None:
+        """As `SignerGroup.readmit`."""
+        await (await self._ready()).group.readmit(identifier)
+
+    async def account_head(self, account: str, since_unix_ns: int | None) -> bytes | None:
+        """The group-signed head over the account's signed receipts that ended at or after a time, the last included.
+
+        None when there is none. Meanwhile no receipt gets signed, so that the head leaves none out.
+
+        Raises:
+            QuorumUnavailable: too few signers answer, or are willing; the text says why.
+        """
+        opened = await self._ready()
+        async with opened.loop.at_rest():
+            bounds = await opened.readers.call(lambda reader: reader.bounds(account, since_unix_ns))
+            return None if bounds is None else await sign_head(opened.group, *bounds, now_unix_ns=time.time_ns())
 
     async def close(self) -> None:
         """Commit what is queued and close the database; the actor is of no use afterwards."""
         opened = await self._ready()
-        opened.signing.cancel()
+        for task in opened.tasks:
+            task.cancel()
+        await opened.readers.close()
         await opened.writer.close()
 
     async def _call(self, work: Callable[[Ledger], _Result]) -> _Result:
@@ -140,24 +222,54 @@ class LedgerActor:
         heads = _LaterHeads()
         try:
             group = await self._settings.connect_signers(heads)
-            writer = await self._take_over(group.key_id)
+            book = HoldBook(monotonic_ns=time.monotonic_ns)
+            writer = await self._take_over(group.key_id, book)
+            readers = await self._open_readers(writer)
         except Exception:
             _LOG.exception("the ledger did not open; the next call tries again")
             raise
         heads.source = LedgerHeads(writer)
-        loop = SigningLoop(writer, sign=group.sign, public_key=group.public_key)
-        return _Opened(writer=writer, group=group, signing=asyncio.create_task(loop.run()))
+        metrics, rate = SigningMetrics(), SigningRate(time.monotonic)
 
-    async def _take_over(self, key_id: str) -> LedgerWriter:
+        def on_signed(waited_ns: Sequence[int]) -> None:
+            metrics.signed(waited_ns)
+            rate.add(len(waited_ns))
+
+        loop = SigningLoop(writer, sign=group.sign, public_key=group.public_key, on_signed=on_signed)
+        return _Opened(
+            writer=writer,
+            readers=readers,
+            holds=LedgerHolds(writer, book, most_unsigned=self._settings.most_unsigned),
+            group=group,
+            loop=loop,
+            rate=rate,
+            tasks=(asyncio.create_task(loop.run()), asyncio.create_task(_show(writer, metrics))),
+        )
+
+    async def _open_readers(self, writer: LedgerWriter) -> LedgerReaders:
+        """Readers of what the writer has open; it is closed when that fails, so that it can be opened again."""
+        try:
+            return await LedgerReaders.open(partial(LedgerReader.open, self._settings.url))
+        except BaseException:
+            await writer.close()
+            raise
+
+    async def _take_over(self, key_id: str, book: HoldBook) -> LedgerWriter:
         """Open the ledger, once the process before this one has let go of it."""
         give_up = time.monotonic() + self._settings.take_over_s
         while True:
             try:
-                return await LedgerWriter.open(partial(_open_ledger, self._settings.url, key_id))
+                return await LedgerWriter.open(partial(_open_ledger, self._settings.url, key_id), holds=book)
             except LedgerInUse:
                 if time.monotonic() > give_up:
                     raise
             await asyncio.sleep(_TAKE_OVER_RETRY_S)
+
+
+async def _show(writer: LedgerWriter, metrics: SigningMetrics) -> None:
+    while True:
+        metrics.show(writer.backlog, time.time_ns())
+        await asyncio.sleep(_SHOW_EVERY_S)
 
 
 def _open_ledger(url: str, key_id: str) -> Ledger:

@@ -1,135 +1,219 @@
-"""The ledger's connection: one writer, durable commits, and errors in this room's words."""
+"""The ledger's connections: one writer, durable commits; readers beside it; and errors in this room's words."""
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Protocol, Self
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select
+from sqlalchemy import Connection, Engine, insert, inspect, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
-from receipts.errors import LedgerInUse, LedgerUnavailable, LedgerUnusable
+from receipts.errors import LedgerUnavailable, LedgerUnusable
+from receipts.ledger_postgresql import PostgresqlBackend
 from receipts.ledger_schema import NEWEST_REVISION, ledger_revision, metadata
+from receipts.ledger_sqlite import SqliteBackend
 
-# Another process may look at the file (a backup, a shell), which holds it for moments.
-_LOCK_WAIT_S: Final = 5.0
 # What a ledger had before revisions had names.
 _FIRST_VERSION_TABLE: Final = "schema_version"
+_READERS: Final = 4
+
+
+class _Backend(Protocol):
+    """What differs between the databases. Their errors come as SQLAlchemy's, but for those named here."""
+
+    def connect_writer(self) -> Connection:
+        """Become the one writer and connect. `LedgerInUse`, `LedgerUnavailable`, `LedgerUnusable`."""
+
+    def disconnect_writer(self, connection: Connection) -> None:
+        """Close the connection, whatever state it is in, and let another writer in."""
+
+    def is_lost(self, connection: Connection, /) -> bool:
+        """Whether the connection, and what it held, is gone."""
+
+    def reader_engine(self, connections: int) -> Engine:
+        """So many connections at most, that cannot write. `LedgerUnavailable`, `LedgerUnusable`."""
 
 
 class LedgerDatabase:
-    """The one connection of the one writer; used by one thread at a time."""
+    """The one connection of the one writer; used by one thread at a time.
 
-    def __init__(self, engine: Engine, connection: Connection, lock: "_WriterLock | None") -> None:
-        self._engine = engine
-        self._connection = connection
-        self._lock = lock
+    When a server's connection is lost, the call under way fails, and the next one connects anew.
+    """
+
+    def __init__(self, backend: _Backend, secrets: tuple[str, ...]) -> None:
+        """``secrets`` are left out of every message."""
+        self._backend = backend
+        self._secrets = secrets
+        self._connection: Connection | None = None
+        self._is_closed = False
 
     @classmethod
     def open(cls, url: str) -> Self:
         """Connect; an empty database gets the tables, one of an earlier schema is brought up to date.
 
         Raises:
-            LedgerInUse: another process writes to this SQLite file.
+            LedgerInUse: another process writes to it.
             LedgerUnavailable: it cannot be reached or opened now.
             LedgerUnusable: not a ledger, damaged, or of a later version; or the URL is none.
         """
+        parsed = _parsed(url)
+        database = cls(_backend(parsed), _secrets(parsed))
         try:
-            parsed = make_url(url)
-        except ArgumentError as error:
-            raise LedgerUnusable(f"not a database URL: {url!r}") from error
-        lock = _WriterLock.take(parsed) if _is_file(parsed) else None
-        try:
-            engine = _engine(parsed)
-            with _translated():
-                database = cls(engine, engine.connect(), lock)
             with database.transaction() as connection:
                 _create_or_upgrade(connection)
         except BaseException:
-            if lock is not None:
-                lock.release()
+            database.close()
             raise
         return database
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """All that is done inside is durable when the block ends, or none of it happened.
+        """All that is done inside is durable when the block ends.
+
+        When it raises, none of it happened; but where a server's connection broke off in the commit itself, all of
+        it may have.
+
+        Raises:
+            LedgerUnavailable, LedgerUnusable: the database's own error, translated.
+            LedgerInUse: the connection had been lost, and another writer has the ledger now.
+        """
+        with _translated(self._secrets):
+            connection = self._connected()
+            try:
+                with connection.begin():
+                    yield connection
+            except BaseException:
+                if self._backend.is_lost(connection):
+                    self._disconnect()
+                raise
+
+    def close(self) -> None:
+        """Close the connection and let another writer in; doing so twice changes nothing."""
+        self._is_closed = True
+        self._disconnect()
+
+    def _connected(self) -> Connection:
+        """The connection that holds the ledger: nothing is ever written through another."""
+        if self._is_closed:
+            raise LedgerUnusable("the ledger is closed")
+        if self._connection is None:
+            self._connection = self._backend.connect_writer()
+        return self._connection
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._backend.disconnect_writer(connection)
+
+
+class ReadingDatabase:
+    """Read-only connections beside the writer's, of a mesh that runs or not. Any thread may use it, several at once."""
+
+    def __init__(self, engine: Engine, secrets: tuple[str, ...]) -> None:
+        """``secrets`` are left out of every message."""
+        self._engine = engine
+        self._secrets = secrets
+
+    @classmethod
+    def open(cls, url: str) -> Self:
+        """Connect to a ledger; none is created, none is brought up to date.
+
+        Raises:
+            LedgerUnavailable: it is not there, or cannot be reached now.
+            LedgerUnusable: not a ledger, damaged, or of another version; or the URL is none.
+        """
+        parsed = _parsed(url)
+        database = cls(_backend(parsed).reader_engine(_READERS), _secrets(parsed))
+        try:
+            with database.snapshot() as connection:
+                _check_revision(connection)
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """One read transaction: all that is read inside is the ledger at one moment.
+
+        A long one keeps the database from reusing space; read in pages where that goes. After a lost connection
+        the next snapshot has a new one.
 
         Raises:
             LedgerUnavailable, LedgerUnusable: the database's own error, translated.
         """
-        with _translated(), self._connection.begin():
-            yield self._connection
+        with _translated(self._secrets), self._engine.connect() as connection, connection.begin():
+            yield connection
 
     def close(self) -> None:
-        """Close the connection and let another writer in; doing so twice changes nothing."""
-        self._connection.close()
+        """Close all connections; doing so twice changes nothing."""
         self._engine.dispose()
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+
+
+def _parsed(url: str) -> URL:
+    # The cause is left out, and the URL is not repeated: what is wrong may be a piece of the password.
+    try:
+        return make_url(url)
+    except (ArgumentError, ValueError):
+        raise LedgerUnusable(
+            "not a database URL; it looks like sqlite:////FOLDER/ledger.sqlite3 or postgresql://USER@HOST/DATABASE"
+        ) from None
+
+
+def _backend(url: URL) -> _Backend:
+    name = url.get_backend_name()
+    if name == "sqlite":
+        return SqliteBackend(url)
+    if name == "postgresql":
+        return PostgresqlBackend(url)
+    raise LedgerUnusable(f"a ledger is kept on SQLite or PostgreSQL, not on {name}")
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translated(secrets: tuple[str, ...]) -> Iterator[None]:
     """The driver's own message only: SQLAlchemy's adds the statement and its values, which have no place in a log."""
     try:
         yield
+    except NoConnectionFree:
+        raise LedgerUnavailable("too many read the ledger at once") from None
     except OperationalError as error:
-        raise LedgerUnavailable(f"the ledger's database did not take it: {error.orig}") from error
+        raise LedgerUnavailable(f"the ledger's database did not take it: {_said(error, secrets)}") from None
     except DBAPIError as error:
-        raise LedgerUnusable(f"the ledger's database is damaged or not a ledger: {error.orig}") from error
+        said = _said(error, secrets)
+        if error.connection_invalidated:
+            raise LedgerUnavailable(f"the ledger's database was lost: {said}") from None
+        raise LedgerUnusable(f"the ledger's database is damaged or not a ledger: {said}") from None
     except SQLAlchemyError as error:
         raise LedgerUnusable(f"the ledger's database cannot be used: {type(error).__name__}") from error
 
 
-def _is_file(url: URL) -> bool:
-    return url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
+def _said(error: DBAPIError, secrets: tuple[str, ...]) -> str:
+    """What the driver says, in one line; of PostgreSQL's the first part only, for the others quote rows.
+
+    The driver's exception is no cause to show either, for the same reason.
+    """
+    diagnosis = getattr(error.orig, "diag", None)
+    said = getattr(diagnosis, "message_primary", None) or str(error.orig)
+    said = " ".join(said.split())
+    for secret in secrets:
+        said = said.replace(secret, "***")
+    return said
 
 
-def _engine(url: URL) -> Engine:
-    # A single connection for the ledger's life: what it holds (SQLite's write-ahead log) is set up once.
-    engine = create_engine(url, poolclass=StaticPool, hide_parameters=True)
-    if url.get_backend_name() == "sqlite":
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own connection
-    # The driver would begin transactions by itself, only before the first write: what was read before could change.
-    connection.isolation_level = None
-    for pragma in (
-        f"busy_timeout = {int(_LOCK_WAIT_S * 1000)}",
-        "journal_mode = WAL",
-        # In WAL mode only FULL syncs the log at each commit; a lesser level loses acknowledged receipts at a power cut.
-        "synchronous = FULL",
-        "foreign_keys = ON",
-    ):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    # Not IMMEDIATE: there is one writer, and reading goes on while a backup holds the file.
-    connection.exec_driver_sql("BEGIN")
+def _secrets(url: URL) -> tuple[str, ...]:
+    given = (str(url.password or ""), *(url.query.get(name, "") for name in ("password", "sslpassword")))
+    return tuple(each for each in given if isinstance(each, str) and each)
 
 
 def _create_or_upgrade(connection: Connection) -> None:
     tables = inspect(connection).get_table_names()
     if not tables:
-        metadata.create_all(connection)
+        metadata.create_all(connection, checkfirst=False)
         ledger_revision.create(connection)
         connection.execute(insert(ledger_revision).values(version_num=NEWEST_REVISION))
         return
-    revision = None
-    if ledger_revision.name in tables:
-        revision = connection.scalar(select(ledger_revision.c.version_num))
-    elif _FIRST_VERSION_TABLE not in tables:
-        raise LedgerUnusable(f"the database has tables ({', '.join(sorted(tables)[:3])} …) but is not a ledger")
+    revision = _revision(connection, tables)
     if revision != NEWEST_REVISION:
         # Imported for an old ledger only: it would double the time that opening one takes.
         from receipts.ledger_migrations import upgrade
@@ -137,36 +221,22 @@ def _create_or_upgrade(connection: Connection) -> None:
         upgrade(connection, revision)
 
 
-class _WriterLock:
-    """A lock on ``FILE.lock`` beside the database: it dies with its process, so nothing stale can be left."""
+def _check_revision(connection: Connection) -> None:
+    tables = inspect(connection).get_table_names()
+    if not tables:
+        raise LedgerUnusable("the database is empty: no mesh has kept a ledger in it yet")
+    revision = _revision(connection, tables)
+    if revision != NEWEST_REVISION:
+        raise LedgerUnusable(
+            f"the ledger has schema revision {revision!r}, and this program reads {NEWEST_REVISION!r}; "
+            "an older one is brought up to date when the mesh is started on it"
+        )
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
 
-    @classmethod
-    def take(cls, url: URL) -> Self:
-        """Take the lock and create the database file, readable by its owner only.
-
-        Raises:
-            LedgerInUse: another process has it.
-            LedgerUnavailable: the folder is missing or not writable.
-        """
-        database = Path(url.database or "").absolute()
-        try:
-            database.touch(mode=0o600)
-            descriptor = os.open(f"{database}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise LedgerUnavailable(f"the ledger {database} cannot be opened: {error.strerror}") from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            os.close(descriptor)
-            raise LedgerInUse(f"the ledger {database} is in use by process {holder}; it takes one writer") from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        return cls(descriptor)
-
-    def release(self) -> None:
-        """Let another writer in."""
-        os.close(self._descriptor)
+def _revision(connection: Connection, tables: list[str]) -> str | None:
+    """None for a ledger from before revisions had names."""
+    if ledger_revision.name in tables:
+        return connection.scalar(select(ledger_revision.c.version_num))
+    if _FIRST_VERSION_TABLE not in tables:
+        raise LedgerUnusable(f"the database has tables ({', '.join(sorted(tables)[:3])} …) but is not a ledger")
+    return None

@@ -1,7 +1,7 @@
 """The ledger's tables as they are now; `receipts.ledger_migrations` leads here from what they were.
 
 Integers only: microjoules and pico-USD. What was entered stays as it is: a correction is another transaction.
-On SQLite triggers hold to that, whoever opens the file.
+Triggers hold to that, on SQLite and on PostgreSQL, whoever opens the database.
 """
 
 from typing import Final
@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 
 FIRST_REVISION: Final = "0001"
-NEWEST_REVISION: Final = "0002"
+NEWEST_REVISION: Final = "0003"
 MICROJOULES: Final = "microjoules"
 USD_PICOS: Final = "usd_picos"
 
@@ -59,6 +59,7 @@ api_keys: Final = Table(
 
 # ``position`` is the order of storing, over all accounts: the order in which receipts get signed. ``statement`` and
 # ``statement_signature`` are the meter's signed statement, for the signers: null only in receipts of the first schema.
+# The last four columns are copies of the receipt's own members, to find receipts by; the signed bytes are what counts.
 receipts: Final = Table(
     "receipts",
     metadata,
@@ -73,12 +74,26 @@ receipts: Final = Table(
     Column("created_unix_ns", BigInteger, nullable=False),
     Column("statement", Text),
     Column("statement_signature", String(128)),
+    Column("end_unix_ns", BigInteger),
+    Column("model", Text),
+    Column("region", Text),
+    Column("customer_tag", Text),
     UniqueConstraint("account", "seq"),
     UniqueConstraint("account", "request_id"),
     CheckConstraint("seq >= 1"),
+    Index("receipts_by_end", "account", "end_unix_ns"),
 )
 _is_unsigned = receipts.c.signature.is_(None)
 Index("receipts_unsigned", receipts.c.position, sqlite_where=_is_unsigned, postgresql_where=_is_unsigned)
+_is_tagged = receipts.c.customer_tag.is_not(None)
+Index(
+    "receipts_by_tag",
+    receipts.c.account,
+    receipts.c.customer_tag,
+    receipts.c.seq,
+    sqlite_where=_is_tagged,
+    postgresql_where=_is_tagged,
+)
 
 # An attempt that failed has no receipt. Its settlement's hash tells a second delivery from a second failure. Its
 # statement is kept for auditors: without it the meter's chain would have a gap.
@@ -106,36 +121,78 @@ entries: Final = Table(
     Column("created_unix_ns", BigInteger, nullable=False),
     CheckConstraint(f"unit IN ('{MICROJOULES}', '{USD_PICOS}')"),
     CheckConstraint("amount <> 0"),
-    Index("entries_of_book_account", "book_account", "unit"),
+    Index("entries_in_order", "book_account", "created_unix_ns", "transaction_id", "unit", "amount"),
+)
+
+# A correction: ``transaction_id`` names the entries that undo those of the transaction that it ``reverses``.
+reversals: Final = Table(
+    "reversals",
+    metadata,
+    Column("transaction_id", String(160), primary_key=True),
+    Column("reverses", String(160), nullable=False, unique=True),
+    Column("reason", Text, nullable=False),
+    Column("created_unix_ns", BigInteger, nullable=False),
+)
+
+_FORBID_ON_POSTGRESQL: Final = """
+CREATE OR REPLACE FUNCTION ledger_forbid() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN RAISE EXCEPTION USING MESSAGE = TG_ARGV[0], ERRCODE = 'integrity_constraint_violation'; END $$
+"""
+event.listen(
+    metadata,
+    "before_create",
+    DDL(_FORBID_ON_POSTGRESQL).execute_if(dialect="postgresql"),  # type: ignore[no-untyped-call]
 )
 
 
-def _forbid(table: Table, change: str, condition: str, reason: str) -> None:
-    trigger = DDL(  # type: ignore[no-untyped-call]
-        f"CREATE TRIGGER {table.name}_{change.lower()} BEFORE {change} ON {table.name} WHEN {condition} "
-        f"BEGIN SELECT RAISE(ABORT, '{reason}'); END"
+def _forbid(table: Table, change: str, reason: str, *, unless_changed: tuple[str, ...] = ()) -> None:
+    """Let no row be changed so; ``unless_changed`` lets a receipt get its signature, and none of these columns."""
+    name = f"{table.name}_{change.lower()}"
+    kept = [f"OLD.{column} {{differs}} NEW.{column}" for column in unless_changed]
+    condition = " OR ".join(["OLD.signature IS NOT NULL", *kept] if kept else ["{always}"])
+    on_sqlite = condition.format(differs="IS NOT", always="1")
+    on_postgresql = condition.format(differs="IS DISTINCT FROM", always="true")
+    statements = {
+        "sqlite": f"CREATE TRIGGER {name} BEFORE {change} ON {table.name} WHEN {on_sqlite} "
+        f"BEGIN SELECT RAISE(ABORT, '{reason}'); END",
+        "postgresql": f"CREATE TRIGGER {name} BEFORE {change} ON {table.name} FOR EACH ROW WHEN ({on_postgresql}) "
+        f"EXECUTE FUNCTION ledger_forbid('{reason}')",
+    }
+    for dialect, statement in statements.items():
+        event.listen(table, "after_create", DDL(statement).execute_if(dialect=dialect))  # type: ignore[no-untyped-call]
+
+
+def _forbid_truncation(table: Table) -> None:
+    """PostgreSQL's TRUNCATE is no DELETE to a trigger."""
+    statement = (
+        f"CREATE TRIGGER {table.name}_truncate BEFORE TRUNCATE ON {table.name} FOR EACH STATEMENT "
+        f"EXECUTE FUNCTION ledger_forbid('{table.name} are append-only')"
     )
-    event.listen(table, "after_create", trigger.execute_if(dialect="sqlite"))
+    event.listen(table, "after_create", DDL(statement).execute_if(dialect="postgresql"))  # type: ignore[no-untyped-call]
 
 
-for _table in (entries, failed_attempts):
-    _forbid(_table, "UPDATE", "1", f"{_table.name} are append-only")
-for _table in (entries, failed_attempts, receipts, accounts, api_keys):
-    _forbid(_table, "DELETE", "1", f"{_table.name} are append-only")
-_UNCHANGING: Final = (
-    "position",
-    "receipt_id",
-    "account",
-    "request_id",
-    "seq",
-    "signed_bytes",
-    "signed_sha256",
-    "statement",
-    "statement_signature",
-)
+for _table in (entries, failed_attempts, reversals):
+    _forbid(_table, "UPDATE", f"{_table.name} are append-only")
+for _table in metadata.sorted_tables:
+    _forbid(_table, "DELETE", f"{_table.name} are append-only")
+    _forbid_truncation(_table)
 _forbid(
     receipts,
     "UPDATE",
-    "OLD.signature IS NOT NULL OR " + " OR ".join(f"OLD.{name} IS NOT NEW.{name}" for name in _UNCHANGING),
     "a stored receipt gets its signature once and nothing else",
+    unless_changed=(
+        "position",
+        "receipt_id",
+        "account",
+        "request_id",
+        "seq",
+        "signed_bytes",
+        "signed_sha256",
+        "statement",
+        "statement_signature",
+        "end_unix_ns",
+        "model",
+        "region",
+        "customer_tag",
+    ),
 )

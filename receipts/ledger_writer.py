@@ -1,15 +1,17 @@
 """The ledger for many tasks at once: one thread writes, and concurrent settlements share its commits."""
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, Self, TypeVar
 
 from metering.settlement import Settlement
-from receipts.errors import SettlementRefused
+from receipts.errors import LedgerError, SettlementRefused
+from receipts.holds import HoldBook
 from receipts.ledger import Ledger
 from receipts.stored_receipt import StoredReceipt
 
@@ -17,6 +19,14 @@ MAX_COMMIT: Final = 64
 """Settlements in one commit. Past this, rows cost as much as the sync to disk that they share."""
 
 _Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """Receipts that wait for their signature, and when the oldest of them was stored; None when none waits."""
+
+    count: int
+    oldest_unix_ns: int | None
 
 
 @dataclass(slots=True)
@@ -39,28 +49,69 @@ class LedgerWriter:
     No settlement waits for company: a commit takes what queued up while the one before was on its way to the disk.
     """
 
-    def __init__(self, thread: ThreadPoolExecutor, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        thread: ThreadPoolExecutor,
+        ledger: Ledger,
+        waiting: dict[str, int],
+        wall_clock_ns: Callable[[], int],
+        holds: HoldBook | None,
+    ) -> None:
+        """``waiting`` are the receipts without a signature: by id, when each was stored, the oldest first."""
         self._thread = thread
         self._ledger = ledger
+        self._wall_clock_ns = wall_clock_ns
+        # Changed in the writer's thread only, in which receipts are stored and signatures attached one after the other.
+        self._waiting = waiting
+        self._must_recount = False
+        self._backlog = _backlog(waiting)
         self._queue: deque[_Queued] = deque()
         self._committing: asyncio.Task[None] | None = None
         self._arrivals: dict[str, _Arrival] = {}
         self._stored = asyncio.Event()
+        self._holds = holds
 
     @classmethod
-    async def open(cls, open_ledger: Callable[[], Ledger]) -> Self:
-        """Open the ledger in the thread that will write; raises what ``open_ledger`` does."""
+    async def open(
+        cls,
+        open_ledger: Callable[[], Ledger],
+        *,
+        wall_clock_ns: Callable[[], int] = time.time_ns,
+        holds: HoldBook | None = None,
+    ) -> Self:
+        """Open the ledger in the thread that will write; raises what ``open_ledger`` does.
+
+        In ``holds`` the hold of a request ends with its receipt's commit.
+        """
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger-writer")
         try:
-            ledger = await asyncio.get_running_loop().run_in_executor(thread, open_ledger)
+            ledger, waiting = await asyncio.get_running_loop().run_in_executor(thread, _opened, open_ledger)
         except BaseException:
             thread.shutdown(wait=False)
             raise
-        return cls(thread, ledger)
+        return cls(thread, ledger, waiting, wall_clock_ns, holds)
+
+    @property
+    def backlog(self) -> Backlog:
+        """The receipts that wait for their signature, as of the last commit; no I/O."""
+        return self._backlog
 
     async def call(self, work: Callable[[Ledger], _Result]) -> _Result:
         """Do ``work`` in the writer's thread, after what it is doing now; raises what ``work`` does."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, self._ledger)
+
+    async def balance_usd_picos(self, account: str) -> int:
+        """As `Ledger.balance_usd_picos`; after the first time without a wait for the writer's thread.
+
+        A charge is off it from its commit on, a moment before `settle` returns and the request's hold ends.
+        """
+        balance = self._ledger.cached_balance_usd_picos(account)
+        if balance is not None:
+            return balance
+        read = await self.call(lambda ledger: ledger.balance_usd_picos(account))
+        # A commit may have come since: what is cached has it.
+        balance = self._ledger.cached_balance_usd_picos(account)
+        return read if balance is None else balance
 
     async def settle(self, settlement: Settlement) -> StoredReceipt | None:
         """As `Ledger.settle` for one settlement; durable when it returns. A caller that gives up changes nothing.
@@ -91,12 +142,16 @@ class LedgerWriter:
                 return stored
             return await self.call(lambda ledger: ledger.receipt(receipt_id, account))
 
-    async def attach_signatures(self, signatures: Mapping[str, bytes]) -> None:
-        """As `Ledger.attach_signatures`; wakes those who wait for one of them."""
-        await self.call(lambda ledger: ledger.attach_signatures(signatures))
+    async def attach_signatures(self, signatures: Mapping[str, bytes]) -> Sequence[int]:
+        """As `Ledger.attach_signatures`; wakes those who wait for one of them.
+
+        Gives how long the receipts had waited for them, in nanoseconds.
+        """
+        waited_ns = await self.call(lambda ledger: self._attach(ledger, signatures))
         for receipt_id in signatures:
             if receipt_id in self._arrivals:
                 self._arrivals[receipt_id].event.set()
+        return waited_ns
 
     async def new_receipts(self, wait_s: float | None) -> None:
         """Return once receipts were stored since the last call, or after ``wait_s``. For one task at a time."""
@@ -136,7 +191,7 @@ class LedgerWriter:
         while batch:
             settlements = [each.settlement for each in batch]
             try:
-                outcomes = await self.call(lambda ledger, taken=settlements: ledger.settle(taken))  # type: ignore[misc]
+                outcomes = await self.call(lambda ledger, taken=settlements: self._settle(ledger, taken))  # type: ignore[misc]
             except SettlementRefused as refused:
                 culprits = [each for each in batch if each.settlement.request_id == refused.request_id]
                 assert culprits, "a settlement was refused that was not offered"
@@ -148,9 +203,60 @@ class LedgerWriter:
             else:
                 self._stored.set()
                 for each, stored in zip(batch, outcomes, strict=True):
+                    self._end_hold(each.settlement, stored)
                     if not each.stored.done():
                         each.stored.set_result(stored)
                 return
+
+    def _end_hold(self, settlement: Settlement, stored: StoredReceipt | None) -> None:
+        """With its receipt, also that of an aborted request, a request has cost all that it ever will.
+
+        A failed attempt makes none: the request may be on its way to another pool, under the same hold.
+        """
+        if self._holds is not None and stored is not None:
+            self._holds.end(stored.account, settlement.request_id)
+
+    def _settle(self, ledger: Ledger, settlements: Sequence[Settlement]) -> list[StoredReceipt | None]:
+        self._recount(ledger)
+        outcomes = ledger.settle(settlements)
+        now_ns = self._wall_clock_ns()
+        for stored in outcomes:
+            if stored is not None and stored.signature is None:
+                self._waiting.setdefault(stored.receipt_id, now_ns)
+        self._backlog = _backlog(self._waiting)
+        return outcomes
+
+    def _attach(self, ledger: Ledger, signatures: Mapping[str, bytes]) -> Sequence[int]:
+        self._recount(ledger)
+        try:
+            ledger.attach_signatures(signatures)
+        except LedgerError:
+            # The connection may have been lost after the commit: the signatures are there then, or aren't.
+            self._must_recount = True
+            raise
+        now_ns = self._wall_clock_ns()
+        stored_ns = [self._waiting.pop(each) for each in signatures if each in self._waiting]
+        self._backlog = _backlog(self._waiting)
+        return [max(0, now_ns - each) for each in stored_ns]
+
+    def _recount(self, ledger: Ledger) -> None:
+        """Before anything is written: a count that fails must not make a commit look as if it had."""
+        if self._must_recount:
+            self._waiting = ledger.waiting()
+            self._must_recount = False
+
+
+def _opened(open_ledger: Callable[[], Ledger]) -> tuple[Ledger, dict[str, int]]:
+    ledger = open_ledger()
+    try:
+        return ledger, ledger.waiting()
+    except BaseException:
+        ledger.close()
+        raise
+
+
+def _backlog(waiting: Mapping[str, int]) -> Backlog:
+    return Backlog(count=len(waiting), oldest_unix_ns=next(iter(waiting.values()), None))
 
 
 def _fail(batch: list[_Queued], error: Exception) -> None:

@@ -1,10 +1,14 @@
 """Whether a meter's statements fit together, for an auditor with access to the ledger. Base install only."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from metering.errors import StatementInvalid
 from metering.statements import MeterStatement, SignedStatement, check_statement
+
+# So far back a statement is known as the one that another goes on from; its sums are compared all the same.
+_MOST_REMEMBERED: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,14 +29,18 @@ def check_statements(statements: Iterable[SignedStatement], public_key: bytes) -
 
     A gap in the sequence is no finding. ``public_key`` is the meter's, 32 bytes.
     """
-    findings: list[StatementFinding] = []
+    return list(statement_findings(statements, public_key))
+
+
+def statement_findings(statements: Iterable[SignedStatement], public_key: bytes) -> Iterator[StatementFinding]:
+    """As `check_statements`, one after the other; memory does not grow with their number."""
     known: dict[str | None, MeterStatement] = {}
     last: MeterStatement | None = None
     for place, signed in enumerate(statements, start=1):
         try:
             statement = check_statement(signed, public_key)
         except StatementInvalid as error:
-            findings.append(StatementFinding(place=place, sequence=None, fault=str(error)))
+            yield StatementFinding(place=place, sequence=None, fault=str(error))
             continue
         if last is not None and statement.sequence <= last.sequence:
             faults = [f"it comes after statement {last.sequence}: out of order, or its number was used twice"]
@@ -40,8 +48,10 @@ def check_statements(statements: Iterable[SignedStatement], public_key: bytes) -
             linked = known.get(statement.previous_sha256)
             faults = [*_link_faults(statement, linked, last), *_sum_faults(statement, linked, last)]
             known[statement.sha256] = last = statement
-        findings += [StatementFinding(place=place, sequence=statement.sequence, fault=each) for each in faults]
-    return findings
+            if len(known) > _MOST_REMEMBERED:
+                del known[next(iter(known))]
+        for each in faults:
+            yield StatementFinding(place=place, sequence=statement.sequence, fault=each)
 
 
 def _link_faults(

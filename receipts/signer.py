@@ -6,14 +6,16 @@ sealed for another signer, or a signature share.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from metering.statements import SignedStatement
+from receipts.document import AccountHead
 from receipts.ed25519 import verify_signature
 from receipts.errors import ReceiptsError
-from receipts.frost import round_one, round_two
+from receipts.frost import round_one
+from receipts.frost.batch import sign_batch
 from receipts.frost.ciphersuite import RandomBytes, Scalar, decode_element, decode_scalar, scale_base
 from receipts.frost.errors import FrostError
 from receipts.frost.keygen import KeyShare
@@ -21,11 +23,13 @@ from receipts.frost.round_one import NonceCommitment, SigningNonces
 from receipts.frost.secrecy import Redacted
 from receipts.frost.signing_package import SigningPackage
 from receipts.group_record import GroupRecord, GroupStatement
+from receipts.marks_epoch import open_marks
 from receipts.meter_enrolment import EnrolledMeters, MeterEnrolment
 from receipts.signer_ceremony import Ceremony, SigningIdentity
 from receipts.signer_messages import (
     CeremonyPlan,
     CommitmentBatch,
+    HeadEvidence,
     Refusal,
     RoundOnePackage,
     SealedShare,
@@ -37,7 +41,7 @@ from receipts.signer_messages import (
     SigningReply,
     SigningRequest,
 )
-from receipts.signer_store import ChainClaim, MarkStore
+from receipts.signer_store import ChainClaim, HeadClaim, MarkStore
 from receipts.signer_vault import Vault
 from receipts.signing_errors import PolicyViolation, ShareUnusable, SigningError
 
@@ -47,12 +51,13 @@ _MAX_SEQ = 2**63 - 1
 _IDENTITY_FILE = "identity"
 _SHARE_FILE = "share"
 _MARKS_FILE = "marks.sqlite3"
+_NO_NONCES = ShareRefused(reason=Refusal.NONCE, detail="no nonces for this commitment, or used before")
 
 
 class ReceiptPolicy(Protocol):
     """What a receipt must satisfy before a signer looks at its place in the chain.
 
-    Both methods raise ``PolicyViolation`` for the first rule that it breaks. Any other exception is a defect of
+    Each method raises ``PolicyViolation`` for the first rule that it breaks. Any other exception is a defect of
     the policy, and the batch is not signed.
     """
 
@@ -72,6 +77,10 @@ class ReceiptPolicy(Protocol):
         meters: Mapping[bytes, MeterEnrolment],
     ) -> ChainClaim:
         """The same, and that the meter's statement bears the receipt out; ``meters`` are the enrolled ones by key."""
+        ...
+
+    def examine_head(self, message: bytes, *, key_id: str) -> AccountHead:
+        """Check an account head's signed bytes by themselves: canonical form, schema, key id, that its time is now."""
         ...
 
 
@@ -121,8 +130,14 @@ class Signer(Redacted):
 
     def status(self) -> SignerStatus:
         """Who this signer is, and the group whose share it holds ready."""
-        identity = SignerIdentity(identifier=self._identifier, identity_key=self._identity.public_key)
-        return SignerStatus(identity=identity, record=None if self._active is None else self._active[1])
+        accounts, vouched = (0, 0) if self._marks is None else self._marks.counts()
+        return SignerStatus(
+            identity=SignerIdentity(identifier=self._identifier, identity_key=self._identity.public_key),
+            record=None if self._active is None else self._active[1],
+            unused_nonces=len(self._nonces),
+            accounts=accounts,
+            vouched=vouched,
+        )
 
     def begin(self, plan: CeremonyPlan) -> RoundOnePackage:
         """Start a key generation; one that was under way is forgotten.
@@ -183,13 +198,22 @@ class Signer(Redacted):
                 raise ShareUnusable(f"signer {self._identifier} holds a share of another group")
             return
         if self._pending is None:
-            raise ShareUnusable(f"signer {self._identifier} holds no key share; restore its folder")
+            raise ShareUnusable(
+                f"signer {self._identifier} holds no key share: {self._folder} has lost its share.sealed; restore it "
+                f"from a copy"
+            )
         share, statement = self._pending
         if statement != record.statement:
             raise ShareUnusable(f"signer {self._identifier} holds a share of another key generation")
         record.verify()
-        self._write_share(share, statement, signatures=record.signatures)
-        self._use(share, record)
+        # The marks first: a share that is said to be active without marks has lost them.
+        marks = self._open_marks(record, is_first_use=True)
+        try:
+            self._write_share(share, statement, signatures=record.signatures)
+        except BaseException:
+            marks.close()
+            raise
+        self._use(share, record, marks)
 
     def enrol_meter(self, enrolment: MeterEnrolment) -> None:
         """Believe this meter's statements from now on; doing it again is fine.
@@ -221,14 +245,19 @@ class Signer(Redacted):
     def sign(self, request: SigningRequest) -> SigningReply:
         """Give a signature share for each message that passes; say why for each that does not.
 
-        In this order: every package's nonces are consumed; every message is examined by the policy, with the
-        meter's statement; the accounts' chains are judged and the marks written to disk, in one transaction, each
-        with the statement that it rests on; then shares are made.
+        In this order: every package's nonces are consumed; every message is examined by the policy, with what it
+        rests on; the accounts' chains are judged and the marks written to disk, in one transaction, each
+        with the statement that it rests on; then shares are made; then the fresh commitments that were asked for.
 
         A signer that was down is behind on some accounts. It does not take the coordinator's word for what
         it missed: it answers ``BEHIND`` and moves its mark only to a receipt that carries the group's
         signature, sent along in ``request.heads`` when the message is asked for again. It need not see what
         lies between: the quorum that signed that receipt has checked it.
+
+        An account head is signed if the receipts at its ends are proved by the group's signature, its time is now,
+        and this signer has vouched for no later receipt of the account. Every signature takes three of the five, so
+        the three that sign a head share at least one signer with the three that signed any later receipt: as long
+        as every signer that signs heads is honest and has its marks, no head leaves out a receipt that was signed.
 
         Raises:
             SigningError: no active share, more than 1024 messages, not one piece of evidence (or None) for each,
@@ -241,20 +270,23 @@ class Signer(Redacted):
         if len(request.evidence) != len(request.packages):
             raise SigningError("a signer takes one piece of evidence, or None, for each message")
         nonces = [self._consume_nonces(package) for package in request.packages]
-        examined = [
-            self._examine(package.message, evidence, record.key_id)
-            for package, evidence in zip(request.packages, request.evidence, strict=True)
-        ]
-        heads = [claim for head in request.heads if (claim := self._proved(head, record)) is not None]
-        claims = [each if isinstance(each, ChainClaim) else None for each in examined]
-        judged = marks.admit(claims, heads=heads)
-        outcomes: list[bytes | ShareRefused] = []
-        for package, taken, found, refused in zip(request.packages, nonces, examined, judged, strict=True):
-            if isinstance(found, ShareRefused):
-                outcomes.append(found)
+        proved = [claim for head in request.heads if (claim := self._proved(head, record)) is not None]
+        examined: list[ChainClaim | HeadClaim | ShareRefused] = []
+        for package, evidence in zip(request.packages, request.evidence, strict=True):
+            if isinstance(evidence, HeadEvidence):
+                examined.append(self._examine_head(package.message, evidence, record, proved))
             else:
-                outcomes.append(refused or _share(package, taken, share))
-        return SigningReply(identifier=self._identifier, outcomes=tuple(outcomes))
+                examined.append(self._examine(package.message, evidence, record.key_id))
+        claims = [None if isinstance(each, ShareRefused) else each for each in examined]
+        judged = marks.admit(claims, heads=proved)
+        refusals = [
+            found if isinstance(found, ShareRefused) else refused or (_NO_NONCES if taken is None else None)
+            for found, refused, taken in zip(examined, judged, nonces, strict=True)
+        ]
+        shares = iter(_shares(request.packages, nonces, refusals, share))
+        outcomes = tuple(next(shares) if refused is None else refused for refused in refusals)
+        fresh = self.commit(request.fresh) if request.fresh else None
+        return SigningReply(identifier=self._identifier, outcomes=outcomes, fresh=fresh)
 
     def close(self) -> None:
         """Close the files and drop the nonces."""
@@ -287,6 +319,34 @@ class Signer(Redacted):
             return ShareRefused(reason=Refusal.POLICY, detail="the place it claims is impossible")
         return claim
 
+    def _examine_head(
+        self, message: bytes, evidence: HeadEvidence, record: GroupRecord, proved: list[ChainClaim]
+    ) -> HeadClaim | ShareRefused:
+        """Compare a head with the proved receipts at its ends; its last one goes to ``proved``."""
+        try:
+            head = self._policy.examine_head(message, key_id=record.key_id)
+        except PolicyViolation as error:
+            return ShareRefused(reason=Refusal.POLICY, detail=str(error))
+        first = self._proved_as(evidence.first, record, head.account, head.first_seq, head.first_sha256)
+        last = self._proved_as(evidence.last, record, head.account, head.last_seq, head.last_sha256)
+        for end in (first, last):
+            if isinstance(end, str):
+                return ShareRefused(reason=Refusal.POLICY, detail=end)
+        assert isinstance(last, ChainClaim), "anything else was refused"
+        proved.append(last)
+        return HeadClaim(account=head.account, last_seq=head.last_seq, last_sha256=last.sha256)
+
+    def _proved_as(
+        self, receipt: SignedMessage, record: GroupRecord, account: str, seq: int, sha256: str
+    ) -> ChainClaim | str:
+        """The proved receipt that a head names, or why what is given is not that."""
+        claim = self._proved(receipt, record)
+        if claim is None:
+            return f"the group has not signed what is given as receipt {seq}"
+        if (claim.account, claim.seq, claim.sha256.hex()) != (account, seq, sha256):
+            return f"receipt {claim.seq} of account {claim.account} is not the receipt {seq} that the head names"
+        return claim
+
     def _proved(self, head: SignedMessage, record: GroupRecord) -> ChainClaim | None:
         """The place of a receipt that a quorum has vouched for: its statement was theirs to examine."""
         if not verify_signature(record.public_key, head.message, head.signature):
@@ -301,13 +361,25 @@ class Signer(Redacted):
         seed = self._vault.read(_IDENTITY_FILE)
         if seed is None:
             if (self._folder / _MARKS_FILE).exists() or self._vault.read(_SHARE_FILE) is not None:
-                raise ShareUnusable(f"{self._folder} has lost its identity file; restore it from a copy")
+                raise ShareUnusable(
+                    f"signer {self._identifier}: {self._folder} has lost its identity.sealed; restore it from a copy"
+                )
             seed = self._random_bytes(SigningIdentity.SEED_BYTES)
             self._vault.write(_IDENTITY_FILE, seed)
         return SigningIdentity(seed)
 
-    def _use(self, share: KeyShare, record: GroupRecord) -> None:
-        self._marks = MarkStore.open(self._folder / _MARKS_FILE, public_key=record.public_key)
+    def _open_marks(self, record: GroupRecord, *, is_first_use: bool) -> MarkStore:
+        return open_marks(
+            self._folder / _MARKS_FILE,
+            vault=self._vault,
+            identifier=self._identifier,
+            public_key=record.public_key,
+            random_bytes=self._random_bytes,
+            is_first_use=is_first_use,
+        )
+
+    def _use(self, share: KeyShare, record: GroupRecord, marks: MarkStore) -> None:
+        self._marks = marks
         self._active = (share, record)
         self._pending = None
 
@@ -337,7 +409,7 @@ class Signer(Redacted):
             return
         record = GroupRecord(statement=statement, signatures=signatures)
         record.verify()
-        self._use(share, record)
+        self._use(share, record, self._open_marks(record, is_first_use=False))
 
     def _fitting_share(self, secret: Scalar, statement: GroupStatement) -> KeyShare:
         member = next((each for each in statement.members if each.identifier == self._identifier), None)
@@ -357,10 +429,20 @@ def _is_possible(claim: ChainClaim, message: bytes) -> bool:
     return 0 <= claim.seq <= _MAX_SEQ and claim.sha256 == hashlib.sha256(message).digest()
 
 
-def _share(package: SigningPackage, nonces: SigningNonces | None, share: KeyShare) -> bytes | ShareRefused:
-    if nonces is None:
-        return ShareRefused(reason=Refusal.NONCE, detail="no nonces for this commitment, or used before")
-    try:
-        return round_two.sign(package, nonces, share)
-    except FrostError as error:
-        return ShareRefused(reason=Refusal.PACKAGE, detail=str(error))
+def _shares(
+    packages: Sequence[SigningPackage],
+    nonces: Sequence[SigningNonces | None],
+    refusals: Sequence[ShareRefused | None],
+    share: KeyShare,
+) -> list[bytes | ShareRefused]:
+    """The shares for what was not refused, in order."""
+    ready = [
+        (package, taken)
+        for package, taken, refused in zip(packages, nonces, refusals, strict=True)
+        if refused is None and taken is not None
+    ]
+    made = sign_batch([package for package, _ in ready], [taken for _, taken in ready], share)
+    return [
+        ShareRefused(reason=Refusal.PACKAGE, detail=str(each)) if isinstance(each, FrostError) else each
+        for each in made
+    ]

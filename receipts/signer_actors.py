@@ -6,8 +6,10 @@ signers protect against each other's operators only when each runs on its own no
 
 import asyncio
 import os
+import platform
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -44,8 +46,8 @@ _START_DEADLINE_S = 60.0
 class SignerSettings:
     """What a signer actor is started with; it travels through Ray, so it names secrets and holds none.
 
-    ``folder`` is on the disk of the node that the actor is held to. ``make_policy`` is called in the actor.
-    ``enrolled``: as for ``Signer``.
+    ``folder`` is on the disk of the node that the actor is held to. ``make_policy`` is called in the actor, and so is
+    ``signer_type`` with what ``Signer`` takes: a trial may have another kind. ``enrolled``: as for ``Signer``.
     """
 
     identifier: int
@@ -53,6 +55,7 @@ class SignerSettings:
     share_secret: ShareSecretSource
     make_policy: Callable[[], ReceiptPolicy]
     enrolled: Mapping[int, bytes] | None = None
+    signer_type: Callable[..., Signer] = Signer
 
 
 class SignerActor(Redacted):
@@ -66,8 +69,8 @@ class SignerActor(Redacted):
         self._opened = _open(settings)
 
     def status(self) -> SignerStatus:
-        """As ``Signer.status``."""
-        return self._signer.status()
+        """As ``Signer.status``, with this node's name and clock."""
+        return replace(self._signer.status(), host=platform.node(), clock_unix_ns=time.time_ns())
 
     def begin(self, plan: CeremonyPlan) -> RoundOnePackage:
         """As ``Signer.begin``."""
@@ -106,7 +109,7 @@ class SignerActor(Redacted):
 
 def _open(settings: SignerSettings) -> Signer | ReceiptsError:
     try:
-        return Signer(
+        return settings.signer_type(
             identifier=settings.identifier,
             folder=settings.folder,
             # The signer's own node is where its secret lives, so it is read here and not at the driver.

@@ -6,12 +6,13 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
-from metering.statements import SignedStatement
+from receipts.document import AccountHead, signed_bytes
 from receipts.errors import ReceiptsError
-from receipts.frost.aggregate import aggregate
+from receipts.frost.batch import aggregate_batch
 from receipts.frost.ciphersuite import RandomBytes
 from receipts.frost.errors import FrostError
 from receipts.frost.round_one import NonceCommitment
@@ -20,22 +21,31 @@ from receipts.group_record import GroupRecord
 from receipts.key_generation import load_or_generate
 from receipts.meter_enrolment import MeterEnrolment
 from receipts.signer import MAX_BATCH
+from receipts.signer_exclusions import Exclusions
 from receipts.signer_messages import (
+    CommitmentBatch,
+    Evidence,
+    HeadEvidence,
     HeadWanted,
     Refusal,
     ShareRefused,
     SignedMessage,
+    SignerStatus,
     SigningRefused,
     SigningReply,
     SigningRequest,
 )
 from receipts.signer_ports import SignerPort, SigningPort
-from receipts.signing_errors import QuorumUnavailable, ShareUnusable, SigningError
+from receipts.signing_errors import QuorumUnavailable, ShareUnusable, SignerUnavailable, SigningError
 
 DEFAULT_THRESHOLD = 3
-DEFAULT_MAX_BATCH = 256
+DEFAULT_MAX_BATCH = 128
 _MAX_TRIES = 32
 _MAX_NONCE_LOSSES = 2
+_CALLS_AT_ONCE = 3
+"""So many calls are on their way together: while the signers work on one, another waits at their door, and the shares
+of a third become signatures here."""
+_STATUS_WITHIN_S = 5.0
 
 _log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
@@ -84,6 +94,31 @@ async def enrol_meter(
         )
 
 
+class SignerState(StrEnum):
+    """Whether a signer can sign."""
+
+    READY = "ready"
+    AWAY = "away"
+    """It does not answer, or cannot use its files."""
+    EXCLUDED = "excluded"
+    NO_SHARE = "no share"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberReport:
+    """How one signer is. ``reason`` says why it is not ready; ``last_refusal`` what it would not sign last, if ever.
+
+    ``host`` is where it was seen last; ``status`` is None when it does not answer.
+    """
+
+    identifier: int
+    state: SignerState
+    reason: str | None
+    host: str | None
+    last_refusal: str | None
+    status: SignerStatus | None
+
+
 @dataclass(slots=True)
 class _Member:
     """The coordinator's view of one signer."""
@@ -93,21 +128,24 @@ class _Member:
     commitments: deque[NonceCommitment] = field(default_factory=deque)
     active: bool = False
     failed_lately: bool = False
-    excluded: str | None = None
+    trouble: str | None = None
+    refusal: str | None = None
+    host: str | None = None
 
-    def set_back(self) -> None:
+    def set_back(self, why: str) -> None:
         """It did not answer: its nonces may be gone, and it is asked last until it answers again."""
         self.commitments.clear()
         self.active = False
         self.failed_lately = True
+        self.trouble = why
 
 
 @dataclass(slots=True)
 class _Work:
-    """One message on its way to a signature, and the meter's statement that it rests on."""
+    """One message on its way to a signature, and what it rests on."""
 
     message: bytes
-    evidence: SignedStatement | None
+    evidence: Evidence
     signature: bytes | None = None
     refused: SigningRefused | None = None
     refusals: dict[int, str] = field(default_factory=dict)
@@ -119,11 +157,10 @@ class _Work:
 
 @dataclass(slots=True)
 class _Call:
-    """What one call of ``sign`` has learnt: who is out for its duration, what is signed, heads to send next."""
+    """What one call of ``sign`` has learnt: who is out for its duration, heads to send next."""
 
     absent: dict[int, str] = field(default_factory=dict)
     nonce_losses: dict[int, int] = field(default_factory=dict)
-    signed: dict[bytes | None, SignedMessage] = field(default_factory=dict)
     heads: dict[HeadWanted, SignedMessage] = field(default_factory=dict)
 
 
@@ -140,6 +177,7 @@ class SignerGroup:
         record: GroupRecord,
         ports: Mapping[int, SignerPort],
         heads: HeadSource,
+        exclusions: Exclusions,
         max_batch: int = DEFAULT_MAX_BATCH,
     ) -> None:
         """Wrap a known group; ``start`` is the way in.
@@ -156,7 +194,11 @@ class SignerGroup:
         self._heads = heads
         self._max_batch = max_batch
         self._members = [_Member(identifier=each, port=ports[each]) for each in members]
-        self._one_call_at_a_time = asyncio.Lock()
+        self._exclusions = exclusions
+        # What calls that overlap have signed: it may not be in the ledger yet.
+        self._lately_signed: dict[bytes, SignedMessage] = {}
+        self._calls = 0
+        self._places = asyncio.Semaphore(_CALLS_AT_ONCE)
 
     @classmethod
     async def start(
@@ -181,7 +223,8 @@ class SignerGroup:
             SigningError: the record is damaged or another group's.
         """
         record = await load_or_generate(ports, record_path, threshold=threshold, random_bytes=random_bytes)
-        group = cls(record=record, ports=ports, heads=heads, max_batch=max_batch)
+        exclusions = await asyncio.to_thread(Exclusions.beside, record_path)
+        group = cls(record=record, ports=ports, heads=heads, exclusions=exclusions, max_batch=max_batch)
         await group._activate_all()
         return group
 
@@ -202,13 +245,44 @@ class SignerGroup:
 
     @property
     def excluded(self) -> Mapping[int, str]:
-        """Signers caught breaking the protocol, with what they did; out until the coordinator restarts."""
-        return {each.identifier: each.excluded for each in self._members if each.excluded is not None}
+        """Signers caught breaking the protocol, with what they did; out until `readmit`, restarts included."""
+        return self._exclusions.reasons
 
-    async def sign(self, messages: Sequence[tuple[bytes, SignedStatement | None]]) -> list[bytes | SigningRefused]:
+    async def readmit(self, identifier: int) -> None:
+        """Take an excluded signer back, once a person has seen to it.
+
+        Raises:
+            SigningError: it is not excluded, or the note of it could not be changed.
+        """
+        await asyncio.to_thread(self._exclusions.lift, identifier)
+        _log.info("signer %d is readmitted", identifier)
+
+    async def members(self) -> list["MemberReport"]:
+        """How each signer is, by asking all of them now; a signer that does not answer is away, for that reason."""
+        asked = (asyncio.wait_for(each.port.status(), _STATUS_WITHIN_S) for each in self._members)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        return [self._report(each, answer) for each, answer in zip(self._members, answers, strict=True)]
+
+    async def sign_head(self, head: AccountHead, first: SignedMessage, last: SignedMessage) -> bytes:
+        """Sign an account head, given the group-signed receipts at its two ends.
+
+        While the head is taken from the ledger and signed, nothing else of the account may be: the signers refuse a
+        head that ends before a receipt that they have vouched for.
+
+        Raises:
+            QuorumUnavailable: too few signers answer, or are willing; the text says why.
+        """
+        message = signed_bytes(head)
+        (outcome,) = await self.sign([(message, HeadEvidence(first=first, last=last))])
+        if isinstance(outcome, SigningRefused):
+            raise QuorumUnavailable(f"the account head of {head.account} is not signed: {outcome.reason}")
+        return outcome
+
+    async def sign(self, messages: Sequence[tuple[bytes, Evidence]]) -> list[bytes | SigningRefused]:
         """Sign receipts' signed bytes, those of one account in the order of its chain.
 
-        With each goes its meter's statement; without one (None) the signers refuse it.
+        With each goes its meter's statement; without one (None) the signers refuse it. Several calls may be made at
+        once, one after the other as far as an account's chain goes through them.
 
         Gives, in the order of ``messages``, the group's verified signature (64 bytes), or why there is none
         now; such a message may be offered again, and blocks the later ones of its account. Offering a signed
@@ -217,19 +291,27 @@ class SignerGroup:
         Raises:
             QuorumUnavailable: too few signers answer, and nothing was signed; offer the messages again later.
         """
-        async with self._one_call_at_a_time:
-            work = [_Work(message, evidence) for message, evidence in messages]
-            call = _Call()
-            try:
-                for start in range(0, len(work), self._max_batch):
-                    await self._settle(work[start : start + self._max_batch], call)
-            except QuorumUnavailable as error:
-                # Signatures that were made before the quorum was lost are not thrown away.
-                if all(each.signature is None for each in work):
-                    raise
-                unanswered = SigningRefused(reason=str(error))
-                return [each.signature or each.refused or unanswered for each in work]
-            return [_outcome(each) for each in work]
+        if not self._calls:
+            self._lately_signed.clear()
+        self._calls += 1
+        try:
+            async with self._places:
+                return await self._sign([_Work(message, evidence) for message, evidence in messages])
+        finally:
+            self._calls -= 1
+
+    async def _sign(self, work: Sequence[_Work]) -> list[bytes | SigningRefused]:
+        call = _Call()
+        try:
+            for start in range(0, len(work), self._max_batch):
+                await self._settle(work[start : start + self._max_batch], call)
+        except QuorumUnavailable as error:
+            # Signatures that were made before the quorum was lost are not thrown away.
+            if all(each.signature is None for each in work):
+                raise
+            unanswered = SigningRefused(reason=str(error))
+            return [each.signature or each.refused or unanswered for each in work]
+        return [_outcome(each) for each in work]
 
     async def _settle(self, work: Sequence[_Work], call: _Call) -> None:
         """Try until each message is signed or refused; each try settles something or learns something."""
@@ -264,64 +346,95 @@ class SignerGroup:
         Raises:
             QuorumUnavailable: fewer than the threshold.
         """
-        usable = [each for each in self._members if each.excluded is None and each.identifier not in call.absent]
+        out = {**call.absent, **{each: f"excluded: {why}" for each, why in self.excluded.items()}}
+        usable = [each for each in self._members if each.identifier not in out]
         threshold = self._record.statement.threshold
         if len(usable) < threshold:
-            reasons = _listed({**call.absent, **self.excluded})
-            raise QuorumUnavailable(f"{len(usable)} of {threshold} needed signers answer ({reasons})")
+            raise QuorumUnavailable(f"{len(usable)} of {threshold} needed signers answer ({_listed(out)})")
         return sorted(usable, key=lambda each: (each.failed_lately, each.identifier))
 
     async def _try(self, batch: Sequence[_Work], quorum: Sequence[_Member], call: _Call) -> None:
         """One pass over both rounds with one quorum."""
-        prepared = [self._ask(each, self._prepare(each, len(batch)), call) for each in quorum]
-        if not all(await asyncio.gather(*prepared)):
+        ordered = sorted(quorum, key=lambda each: each.identifier)
+        taken = await asyncio.gather(*(self._ask(each, self._take(each, len(batch)), call) for each in ordered))
+        commitments = [each for each in taken if each is not None]
+        if len(commitments) < len(ordered):
             return
-        packages = tuple(_package(each.message, quorum) for each in batch)
+        packages = tuple(
+            SigningPackage(message=work.message, commitments=committed)
+            for work, committed in zip(batch, zip(*commitments, strict=True), strict=True)
+        )
         evidence = tuple(each.evidence for each in batch)
-        request = SigningRequest(packages=packages, evidence=evidence, heads=tuple(call.heads.values()))
-        asked = await asyncio.gather(*(self._ask(each, each.port.sign(request), call) for each in quorum))
+        heads = tuple(call.heads.values())
+        asked = await asyncio.gather(
+            *(
+                self._ask(
+                    each,
+                    each.port.sign(
+                        SigningRequest(packages=packages, evidence=evidence, heads=heads, fresh=self._wanted(each))
+                    ),
+                    call,
+                )
+                for each in ordered
+            )
+        )
         replies = {
             member.identifier: reply.outcomes
-            for member, reply in zip(quorum, asked, strict=True)
+            for member, reply in zip(ordered, asked, strict=True)
             if reply is not None and self._is_well_formed(member, reply, len(batch))
         }
-        if len(replies) < len(quorum):
+        if len(replies) < len(ordered):
             return
         await self._weigh_refusals(batch, packages, replies, call)
-        await self._aggregate(batch, packages, replies, call)
+        await self._aggregate(batch, packages, replies)
 
     async def _ask(self, member: _Member, answer: Awaitable[_Answer], call: _Call) -> _Answer | None:
         """The signer's answer; None, and absent for the rest of this call, when it has none."""
         try:
             given = await answer
         except ReceiptsError as error:
-            if not member.failed_lately:
+            if not member.failed_lately or member.trouble != str(error):
                 _log.warning("signer %d cannot sign: %s", member.identifier, error)
-            member.set_back()
+            member.set_back(str(error))
             call.absent[member.identifier] = str(error)
             return None
         member.failed_lately = False
+        member.trouble = None
         return given
 
-    async def _prepare(self, member: _Member, count: int) -> bool:
-        """See that the signer's share is active and that enough of its commitments are at hand."""
+    async def _take(self, member: _Member, count: int) -> list[NonceCommitment]:
+        """So many of the signer's commitments; taken is used, whatever becomes of them. Sees that its share is active.
+
+        Nothing is awaited between the look and the taking: other calls take from the same ones.
+        """
         if not member.active:
             await member.port.activate(self._record)
             member.active = True
-        if len(member.commitments) < count:
-            asked_for = max(count, self._max_batch)
+        while len(member.commitments) < count:
+            asked_for = max(count, self._at_hand)
             fresh = await member.port.commit(asked_for)
-            if len(fresh.commitments) != asked_for or fresh.identifier != member.identifier:
+            if not _is_batch(fresh, member.identifier, asked_for):
                 raise SigningError("it answered with a malformed batch of commitments")
             member.commitments.extend(fresh.commitments)
-        return True
+        return [member.commitments.popleft() for _ in range(count)]
+
+    @property
+    def _at_hand(self) -> int:
+        """So many commitments of a signer as all calls at once may take."""
+        return _CALLS_AT_ONCE * self._max_batch
+
+    def _wanted(self, member: _Member) -> int:
+        return max(0, self._at_hand - len(member.commitments))
 
     def _is_well_formed(self, member: _Member, reply: SigningReply, expected: int) -> bool:
         if (
             reply.identifier == member.identifier
             and len(reply.outcomes) == expected
             and all(isinstance(each, (bytes, ShareRefused)) for each in reply.outcomes)
+            and (reply.fresh is None or _is_batch(reply.fresh, member.identifier, len(reply.fresh.commitments)))
         ):
+            if reply.fresh is not None:
+                member.commitments.extend(reply.fresh.commitments)
             return True
         self._exclude(member.identifier, "its reply is malformed")
         return False
@@ -342,6 +455,7 @@ class SignerGroup:
                     refusal, identifier, batch, packages[place], call
                 ):
                     work.refusals[identifier] = refusal.detail
+                    self._member(identifier).refusal = refusal.detail
         for identifier, outcomes in replies.items():
             if any(isinstance(each, ShareRefused) and each.reason is Refusal.NONCE for each in outcomes):
                 self._forget_nonces(identifier, call)
@@ -374,8 +488,9 @@ class SignerGroup:
         }
         heads: dict[HeadWanted, SignedMessage] = {}
         for each in wanted - call.heads.keys():
-            # A receipt signed a moment ago, in this very call, is not in the ledger yet.
-            head = call.signed.get(each.sha256) or await self._heads.signed_receipt(each.account, each.seq)
+            # A receipt signed a moment ago may not be in the ledger yet.
+            lately = None if each.sha256 is None else self._lately_signed.get(each.sha256)
+            head = lately or await self._heads.signed_receipt(each.account, each.seq)
             if head is not None:
                 heads[each] = head
         return heads
@@ -403,7 +518,6 @@ class SignerGroup:
         batch: Sequence[_Work],
         packages: Sequence[SigningPackage],
         replies: Mapping[int, Sequence[bytes | ShareRefused]],
-        call: _Call,
     ) -> None:
         complete: list[tuple[_Work, SigningPackage, dict[int, bytes]]] = []
         for place, (work, package) in enumerate(zip(batch, packages, strict=True)):
@@ -416,34 +530,59 @@ class SignerGroup:
                 complete.append((work, package, shares))
         # Half a millisecond each, with the interpreter lock released: the event loop stays free.
         results = await asyncio.to_thread(
-            lambda: [self._signature_or_error(package, shares) for _, package, shares in complete]
+            aggregate_batch,
+            [package for _, package, _ in complete],
+            [shares for _, _, shares in complete],
+            public_key=self._record.public_key,
+            verifying_shares=self._record.verifying_shares,
         )
         for (work, _, _), result in zip(complete, results, strict=True):
             if isinstance(result, bytes):
                 work.signature = result
                 digest = hashlib.sha256(work.message).digest()
-                call.signed[digest] = SignedMessage(message=work.message, signature=result)
+                self._lately_signed[digest] = SignedMessage(message=work.message, signature=result)
             else:
                 for culprit in result.culprits:
                     self._exclude(culprit, str(result))
 
-    def _signature_or_error(self, package: SigningPackage, shares: Mapping[int, bytes]) -> bytes | FrostError:
-        try:
-            return aggregate(
-                package,
-                shares,
-                public_key=self._record.public_key,
-                verifying_shares=self._record.verifying_shares,
-            )
-        except FrostError as error:
-            return error
-
     def _exclude(self, identifier: int, why: str) -> None:
-        member = self._member(identifier)
-        if member.excluded is None:
-            _log.error("signer %d is excluded: %s", identifier, why)
-            member.excluded = why
-            member.set_back()
+        if identifier in self.excluded:
+            return
+        _log.error("signer %d is excluded: %s; once it is seen to: jc signers readmit %d", identifier, why, identifier)
+        self._member(identifier).set_back(why)
+        try:
+            self._exclusions.add(identifier, why)
+        except OSError as error:
+            _log.error("that signer %d is excluded could not be written down: %s", identifier, error)
+
+    def _report(self, member: _Member, answer: SignerStatus | BaseException) -> "MemberReport":
+        if isinstance(answer, TimeoutError):
+            answer = SignerUnavailable(f"no answer within {_STATUS_WITHIN_S:g} s")
+        if isinstance(answer, BaseException) and not isinstance(answer, ReceiptsError):
+            raise answer
+        status = None if isinstance(answer, ReceiptsError) else answer
+        if status is not None and status.host is not None:
+            member.host = status.host
+        state: SignerState
+        reason: str | None
+        if member.identifier in self.excluded:
+            state, reason = SignerState.EXCLUDED, self.excluded[member.identifier]
+        elif status is None:
+            state, reason = SignerState.AWAY, str(answer)
+        elif status.record is None:
+            state, reason = SignerState.NO_SHARE, member.trouble
+        elif status.record.statement != self._record.statement:
+            state, reason = SignerState.NO_SHARE, "it holds a share of another group"
+        else:
+            state, reason = SignerState.READY, None
+        return MemberReport(
+            identifier=member.identifier,
+            state=state,
+            reason=reason,
+            host=member.host,
+            last_refusal=member.refusal,
+            status=status,
+        )
 
     def _member(self, identifier: int) -> _Member:
         return next(each for each in self._members if each.identifier == identifier)
@@ -461,17 +600,19 @@ class SignerGroup:
             if not isinstance(failure, ReceiptsError):
                 raise failure
             _log.warning("signer %d cannot sign: %s", member.identifier, failure)
-            member.set_back()
+            member.set_back(str(failure))
             if isinstance(failure, ShareUnusable):
-                unusable.append(failure)
+                unusable.append(ShareUnusable(f"signer {member.identifier}: {failure}"))
         if len(unusable) > len(self._members) - self._record.statement.threshold:
             raise unusable[0]
 
 
-def _package(message: bytes, quorum: Sequence[_Member]) -> SigningPackage:
-    """Take one commitment of each; taken is used, whatever becomes of the package."""
-    ordered = sorted(quorum, key=lambda each: each.identifier)
-    return SigningPackage(message=message, commitments=tuple(each.commitments.popleft() for each in ordered))
+def _is_batch(batch: CommitmentBatch, identifier: int, count: int) -> bool:
+    return (
+        batch.identifier == identifier
+        and len(batch.commitments) == count
+        and all(each.identifier == identifier for each in batch.commitments)
+    )
 
 
 def _is_blocked(batch: Sequence[_Work], refusal: ShareRefused, identifier: int) -> bool:

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from metering.errors import StatementInvalid
-from metering.statements import MeterStatement, SignedStatement, check_statement, named_meter
+from metering.statements import MeterStatement, SignedStatement, check_signature, read_statement
 from receipts.arithmetic import check_arithmetic, microjoules
-from receipts.document import Receipt, receipt_from_signed_bytes
+from receipts.document import AccountHead, Receipt, head_from_signed_bytes, receipt_from_signed_bytes
 from receipts.errors import InvalidDocument
 from receipts.meter_enrolment import MeterEnrolment
 from receipts.signer_store import ChainClaim, StatementNumber
@@ -78,8 +78,29 @@ class ReceiptRules:
             raise PolicyViolation(f"it names the key {receipt.verification.key_id}, the group's is {key_id}")
         ahead_ns = receipt.execution.end_unix_ns - self._wall_clock_ns()
         if ahead_ns > self._max_clock_skew_ns:
-            raise PolicyViolation(f"it ends {ahead_ns / 1e9:.0f} s in the future of this signer's clock")
+            raise PolicyViolation(
+                f"it ends {ahead_ns / 1e9:.0f} s in the future of this signer's clock; one of the clocks is wrong"
+            )
         return receipt
+
+    def examine_head(self, message: bytes, *, key_id: str) -> AccountHead:
+        """Check an account head's signed bytes by themselves: form, the group's key, and that its time is now.
+
+        Raises:
+            PolicyViolation: the first rule that it breaks.
+        """
+        try:
+            head = head_from_signed_bytes(message)
+        except InvalidDocument as error:
+            raise PolicyViolation(str(error)) from error
+        if head.key_id != key_id:
+            raise PolicyViolation(f"it names the key {head.key_id}, the group's is {key_id}")
+        off_ns = head.as_of_unix_ns - self._wall_clock_ns()
+        if abs(off_ns) > self._max_clock_skew_ns:
+            raise PolicyViolation(
+                f"its time is {off_ns / 1e9:+.0f} s off this signer's clock; one of the clocks is wrong"
+            )
+        return head
 
 
 def _claim(receipt: Receipt, message: bytes) -> ChainClaim:
@@ -98,13 +119,14 @@ def _from_enrolled_meter(
     if evidence is None:
         raise PolicyViolation("it comes without a statement of its meter")
     try:
-        public_key = named_meter(evidence)
-        meter = meters.get(public_key)
+        statement = read_statement(evidence)
+        meter = meters.get(bytes.fromhex(statement.meter))
         if meter is None:
-            raise PolicyViolation(f"its meter {public_key.hex()[:16]}… is not enrolled with this signer")
-        return check_statement(evidence, public_key), meter
+            raise PolicyViolation(f"its meter {statement.meter[:16]}… is not enrolled with this signer")
+        check_signature(evidence, meter.public_key)
     except StatementInvalid as error:
         raise PolicyViolation(f"its meter's statement is not valid: {error}") from error
+    return statement, meter
 
 
 def _check_figure(receipt: Receipt, statement: MeterStatement) -> None:

@@ -5,12 +5,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from receipts.signer_messages import HeadWanted, Refusal, ShareRefused
 from receipts.signing_errors import ShareUnusable, SigningError
 
 DEFAULT_WINDOW = 65_536
-_SCHEMA_VERSION = 2
+_SCHEMA_VERSION = 3
 _FIRST_SCHEMA = (
     "CREATE TABLE bound_to (public_key BLOB NOT NULL)",
     """CREATE TABLE account (
@@ -24,6 +25,11 @@ _SINCE_STATEMENTS = (
     """CREATE TABLE stated (
         meter INTEGER NOT NULL REFERENCES meter (id), sequence INTEGER NOT NULL, sha256 BLOB NOT NULL,
         PRIMARY KEY (meter, sequence)) WITHOUT ROWID""",
+)
+# ``epoch`` is null until the first one is begun (`receipts.marks_epoch`); ``vouched`` counts receipts, for operators.
+_SINCE_EPOCHS = (
+    "CREATE TABLE life (epoch BLOB, vouched INTEGER NOT NULL)",
+    "INSERT INTO life (vouched) SELECT count(*) FROM stated",
 )
 
 
@@ -49,6 +55,15 @@ class ChainClaim:
     prev_sha256: bytes | None
     sha256: bytes
     stated: StatementNumber | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadClaim:
+    """Where an account head says that the account's chain ends; ``sha256`` is of that receipt's signed bytes."""
+
+    account: str
+    last_seq: int
+    last_sha256: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +94,24 @@ def judge(claim: ChainClaim, mark: Mark | None, vouched_sha256: bytes | None) ->
     return None if vouched_sha256 == claim.sha256 else _fork(claim, "another receipt has that place")
 
 
+def judge_head(claim: HeadClaim, mark: Mark | None) -> ShareRefused | None:
+    """Whether an account head may be signed, as far as this signer knows the chain; None says yes.
+
+    The mark has moved up to the head's last receipt before, which the group's signature proves. A mark past it is of
+    a receipt that this signer has vouched for: it may be signed by now, and the head would leave it out.
+    """
+    if mark is None or mark.seq < claim.last_seq:
+        return ShareRefused(reason=Refusal.CHAIN, detail=f"the head's last receipt {claim.last_seq} is not proved")
+    if mark.seq > claim.last_seq:
+        return ShareRefused(
+            reason=Refusal.CHAIN,
+            detail=f"the head ends at receipt {claim.last_seq}, but the account has at least {mark.seq}",
+        )
+    if mark.sha256 != claim.last_sha256:
+        return ShareRefused(reason=Refusal.CHAIN, detail=f"the head names another receipt {claim.last_seq}")
+    return None
+
+
 def _behind(claim: ChainClaim, mark: Mark | None) -> ShareRefused:
     at = "nothing" if mark is None else f"receipt {mark.seq}"
     return ShareRefused(
@@ -100,8 +133,9 @@ class MarkStore:
     receipt rests on which meter's statement it remembers for good, in some 50 bytes: a receipt may wait for long.
     """
 
-    def __init__(self, connection: sqlite3.Connection, *, window: int) -> None:
+    def __init__(self, connection: sqlite3.Connection, *, path: Path, window: int) -> None:
         self._connection = connection
+        self._path = path
         self._window = window
 
     @classmethod
@@ -125,12 +159,12 @@ class MarkStore:
         except ShareUnusable:
             connection.close()
             raise
-        return cls(connection, window=window)
+        return cls(connection, path=path, window=window)
 
     def admit(
-        self, claims: Sequence[ChainClaim | None], *, heads: Sequence[ChainClaim] = ()
+        self, claims: Sequence[ChainClaim | HeadClaim | None], *, heads: Sequence[ChainClaim] = ()
     ) -> list[ShareRefused | None]:
-        """Judge the claims in order and move the marks; None at a place says that its receipt may be signed.
+        """Judge the claims in order and move the marks; None at a place says that its message may be signed.
 
         ``heads`` are receipts proved by the group's signature: a mark behind one moves up to it. A claim of
         None stands for a message refused before; nothing is decided about it. When this returns, every
@@ -143,14 +177,40 @@ class MarkStore:
             with self._transaction() as batch:
                 for head in heads:
                     batch.adopt(head)
-                return [None if claim is None else batch.place(index, claim) for index, claim in enumerate(claims)]
+                return [batch.judge(index, claim) for index, claim in enumerate(claims)]
         except sqlite3.Error as error:
-            raise SigningError(f"the signer's marks could not be written: {error}") from error
+            raise SigningError(
+                f"the signer's marks could not be written: {error}; nothing was signed. Look at the disk of "
+                f"{self._path}"
+            ) from error
 
     def mark(self, account: str) -> Mark | None:
         """The account's mark, or None when this signer has seen nothing of it."""
         row = self._connection.execute("SELECT seq, sha256 FROM account WHERE name = ?", (account,)).fetchone()
         return None if row is None else Mark(seq=row[0], sha256=row[1])
+
+    @property
+    def epoch(self) -> bytes | None:
+        """The epoch that was begun last, None before the first."""
+        (epoch,) = self._connection.execute("SELECT epoch FROM life").fetchone()
+        return cast("bytes | None", epoch)
+
+    def begin_epoch(self, epoch: bytes) -> None:
+        """Note that these marks are in use from now on under another epoch; durable on return.
+
+        Raises:
+            SigningError: the disk did not take it.
+        """
+        try:
+            self._connection.execute("UPDATE life SET epoch = ?", (epoch,))
+        except sqlite3.Error as error:
+            raise SigningError(f"the signer's marks in {self._path} could not be written: {error}") from error
+
+    def counts(self) -> tuple[int, int]:
+        """How many accounts have a mark, and how many receipts were vouched for."""
+        (accounts,) = self._connection.execute("SELECT count(*) FROM account").fetchone()
+        (vouched,) = self._connection.execute("SELECT vouched FROM life").fetchone()
+        return accounts, vouched
 
     def close(self) -> None:
         """Close the file."""
@@ -162,7 +222,7 @@ class MarkStore:
         try:
             batch = _Batch(self._connection)
             yield batch
-            batch.forget_older_than(self._window)
+            batch.write(self._window)
             self._connection.execute("COMMIT")
         except BaseException:
             if self._connection.in_transaction:
@@ -171,13 +231,15 @@ class MarkStore:
 
 
 class _Batch:
-    """One transaction's view of the marks."""
+    """One transaction's view of the marks: judged one after the other, written together at the end."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._known: dict[str, tuple[int, Mark]] = {}
+        self._vouched: dict[tuple[int, int], bytes] = {}
         self._halted: dict[str, int] = {}
         self._meters: dict[bytes, int] = {}
+        self._new_statements = 0
 
     def adopt(self, head: ChainClaim) -> None:
         """Move a mark up to a proved receipt; a head at or below the mark says nothing new."""
@@ -185,7 +247,29 @@ class _Batch:
         if known is None or known[1].seq < head.seq:
             self._advance(head)
 
-    def place(self, index: int, claim: ChainClaim) -> ShareRefused | None:
+    def judge(self, index: int, claim: ChainClaim | HeadClaim | None) -> ShareRefused | None:
+        if isinstance(claim, HeadClaim):
+            known = self._lookup(claim.account)
+            return judge_head(claim, None if known is None else known[1])
+        return None if claim is None else self._place(index, claim)
+
+    def write(self, window: int) -> None:
+        """Write what has changed, and forget what lies further back than ``window``."""
+        changed = {account for account, _ in self._vouched}
+        marks = [(mark.seq, mark.sha256, account) for account, mark in self._known.values() if account in changed]
+        self._connection.executemany("UPDATE account SET seq = ?, sha256 = ? WHERE id = ?", marks)
+        self._connection.executemany(
+            "INSERT INTO vouched (account, seq, sha256) VALUES (?, ?, ?)",
+            [(account, seq, sha256) for (account, seq), sha256 in self._vouched.items()],
+        )
+        self._connection.executemany(
+            "DELETE FROM vouched WHERE account = ? AND seq <= ?",
+            [(account, seq - window) for seq, _, account in marks if seq > window],
+        )
+        if self._new_statements:
+            self._connection.execute("UPDATE life SET vouched = vouched + ?", (self._new_statements,))
+
+    def _place(self, index: int, claim: ChainClaim) -> ShareRefused | None:
         if claim.account in self._halted:
             return ShareRefused(
                 reason=Refusal.WAITING,
@@ -196,17 +280,13 @@ class _Batch:
         mark = None if known is None else known[1]
         vouched = None
         if known is not None and claim.seq <= known[1].seq:
-            vouched = self._vouched(known[0], claim.seq)
+            vouched = self._vouched_for(known[0], claim.seq)
         refused = judge(claim, mark, vouched) or self._take_statement(claim)
         if refused is not None:
             self._halted[claim.account] = index
         elif mark is None or claim.seq > mark.seq:
             self._advance(claim)
         return refused
-
-    def forget_older_than(self, window: int) -> None:
-        for account, mark in self._known.values():
-            self._connection.execute("DELETE FROM vouched WHERE account = ? AND seq <= ?", (account, mark.seq - window))
 
     def _take_statement(self, claim: ChainClaim) -> ShareRefused | None:
         """Bind the meter's statement to this receipt; one that another receipt rests on is not taken."""
@@ -218,6 +298,7 @@ class _Batch:
             (*place, claim.sha256),
         )
         if taken.rowcount:
+            self._new_statements += 1
             return None
         (bound_to,) = self._connection.execute(
             "SELECT sha256 FROM stated WHERE meter = ? AND sequence = ?", place
@@ -245,22 +326,26 @@ class _Batch:
             self._known[account] = (row[0], Mark(seq=row[1], sha256=row[2]))
         return self._known[account]
 
-    def _vouched(self, account: int, seq: int) -> bytes | None:
+    def _vouched_for(self, account: int, seq: int) -> bytes | None:
+        if (account, seq) in self._vouched:
+            return self._vouched[account, seq]
         row = self._connection.execute(
             "SELECT sha256 FROM vouched WHERE account = ? AND seq = ?", (account, seq)
         ).fetchone()
         return None if row is None else row[0]
 
     def _advance(self, claim: ChainClaim) -> None:
+        known = self._known.get(claim.account)
+        account = self._new_account(claim) if known is None else known[0]
+        self._vouched[account, claim.seq] = claim.sha256
+        self._known[claim.account] = (account, Mark(seq=claim.seq, sha256=claim.sha256))
+
+    def _new_account(self, claim: ChainClaim) -> int:
         (account,) = self._connection.execute(
-            "INSERT INTO account (name, seq, sha256) VALUES (?, ?, ?)"
-            " ON CONFLICT (name) DO UPDATE SET seq = excluded.seq, sha256 = excluded.sha256 RETURNING id",
+            "INSERT INTO account (name, seq, sha256) VALUES (?, ?, ?) RETURNING id",
             (claim.account, claim.seq, claim.sha256),
         ).fetchone()
-        self._connection.execute(
-            "INSERT INTO vouched (account, seq, sha256) VALUES (?, ?, ?)", (account, claim.seq, claim.sha256)
-        )
-        self._known[claim.account] = (account, Mark(seq=claim.seq, sha256=claim.sha256))
+        return cast("int", account)
 
 
 def _create_or_check(connection: sqlite3.Connection, path: Path, public_key: bytes) -> None:
@@ -270,12 +355,13 @@ def _create_or_check(connection: sqlite3.Connection, path: Path, public_key: byt
         for statement in _FIRST_SCHEMA:
             connection.execute(statement)
         connection.execute("INSERT INTO bound_to (public_key) VALUES (?)", (public_key,))
-    if version < _SCHEMA_VERSION:
-        for statement in _SINCE_STATEMENTS:
-            connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-    elif version != _SCHEMA_VERSION:
+    if version > _SCHEMA_VERSION:
         raise ShareUnusable(f"{path} has schema version {version}; this program knows {_SCHEMA_VERSION}")
+    for since, statements in ((2, _SINCE_STATEMENTS), (3, _SINCE_EPOCHS)):
+        if version < since:
+            for statement in statements:
+                connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
     connection.execute("COMMIT")
     (bound_to,) = connection.execute("SELECT public_key FROM bound_to").fetchone()
     if bound_to != public_key:

@@ -70,7 +70,9 @@ class Vault(Redacted):
             raise ShareUnusable(f"{path} belongs to signer {identifier}, not to signer {self._identifier}")
         key = self._file_key(name)
         if not sodium_memcmp(secret_check, _check_value(key)):
-            raise ShareUnusable(f"{path} was sealed under another share secret than the one given")
+            raise ShareUnusable(
+                f"{path} was sealed under another share secret than the one given; start with the one it was made with"
+            )
         try:
             return SecretBox(key).decrypt(sealed)
         except (CryptoError, ValueError) as error:

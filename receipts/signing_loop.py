@@ -2,18 +2,23 @@
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from metering.statements import SignedStatement
 from receipts.ed25519 import verify_signature
 from receipts.errors import ReceiptsError
 from receipts.ledger_writer import LedgerWriter
-from receipts.signer_messages import SignedMessage, SigningRefused
+from receipts.signer_messages import Evidence, SignedMessage, SigningRefused
 from receipts.stored_receipt import StoredReceipt
 
-MAX_BATCH: Final = 256
+MAX_BATCH: Final = 128
+"""Receipts in one call to the signers."""
+_WINDOW: Final = 2048
+"""Receipts that are read from the ledger at once: the signers are idle while it is read and while its end is stored."""
+_BATCHES_AT_ONCE: Final = 4
+"""One at the signers, one waiting at their door, one becoming signatures, one being stored."""
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 10.0
 
@@ -23,12 +28,11 @@ _LOG = logging.getLogger(__name__)
 class Sign(Protocol):
     """The signer group's ``sign``."""
 
-    async def __call__(
-        self, messages: Sequence[tuple[bytes, SignedStatement | None]], /
-    ) -> Sequence[bytes | SigningRefused]:
+    async def __call__(self, messages: Sequence[tuple[bytes, Evidence]], /) -> Sequence[bytes | SigningRefused]:
         """A signature, or why there is none now, for each message in order; with it goes its meter's statement.
 
-        May raise anything; then nothing counts as signed, and the same messages will be offered again.
+        Called for a batch while those before it are still on their way. May raise anything; then nothing counts as
+        signed, and the same messages will be offered again.
         """
         ...
 
@@ -39,6 +43,15 @@ class _Pause:
 
     seconds: float
     until: float
+
+
+@dataclass(slots=True)
+class _Round:
+    """One reading of unsigned receipts on its way: batches to be taken, and by account why one was not signed."""
+
+    batches: Iterator[Sequence[StoredReceipt]]
+    refused: dict[str, str] = field(default_factory=dict)
+    trouble: Exception | None = None
 
 
 class SigningLoop:
@@ -54,16 +67,28 @@ class SigningLoop:
         *,
         sign: Sign,
         public_key: bytes,
+        on_signed: Callable[[Sequence[int]], None] = lambda _: None,
         first_pause_s: float = _FIRST_PAUSE_S,
         longest_pause_s: float = _LONGEST_PAUSE_S,
     ) -> None:
-        """``public_key``: no signature is stored that does not verify under it, whoever made it."""
+        """``public_key``: no signature is stored that does not verify under it, whoever made it.
+
+        ``on_signed`` is told how long the receipts that were just signed had waited, in nanoseconds.
+        """
         self._writer = writer
         self._sign = sign
         self._public_key = public_key
         self._first_pause_s = first_pause_s
         self._longest_pause_s = longest_pause_s
+        self._on_signed = on_signed
         self._aside: dict[str, _Pause] = {}
+        self._working = asyncio.Lock()
+
+    @asynccontextmanager
+    async def at_rest(self) -> AsyncIterator[None]:
+        """Meanwhile no receipt is on its way to its signature: what is signed, the ledger has."""
+        async with self._working:
+            yield
 
     async def run(self) -> None:
         """Sign until cancelled. An error costs a pause and a line in the log, never the loop."""
@@ -82,21 +107,43 @@ class SigningLoop:
                 await asyncio.sleep(trouble.seconds)
 
     async def _step(self) -> None:
-        """Sign one batch, or wait until there may be one."""
+        """Sign what waits, or wait until something may."""
         now = asyncio.get_running_loop().time()
         resting = {account: pause for account, pause in self._aside.items() if pause.until > now}
-        batch = await self._writer.call(lambda ledger: ledger.unsigned(MAX_BATCH, excluding=list(resting)))
-        if not batch:
+        waiting = await self._writer.call(lambda ledger: ledger.unsigned(_WINDOW, excluding=list(resting)))
+        if not waiting:
             soonest = min((pause.until for pause in resting.values()), default=None)
             await self._writer.new_receipts(None if soonest is None else soonest - now)
             return
-        offered = await self._sign([(each.signed_bytes, each.statement) for each in batch])
-        signed, refused = await asyncio.to_thread(_sorted_out, batch, offered, self._public_key)
-        if signed:
-            await self._writer.attach_signatures(signed)
-        self._set_aside(refused, {each.account for each in batch})
+        batches = (waiting[start : start + MAX_BATCH] for start in range(0, len(waiting), MAX_BATCH))
+        on_its_way = _Round(batches)
+        async with self._working:
+            await asyncio.gather(*(self._sign_batches(on_its_way) for _ in range(_BATCHES_AT_ONCE)))
+        self._set_aside(on_its_way.refused, {each.account for each in waiting})
+        if on_its_way.trouble is not None:
+            raise on_its_way.trouble
 
-    def _set_aside(self, refused: dict[str, str], offered: Collection[str]) -> None:
+    async def _sign_batches(self, on_its_way: _Round) -> None:
+        """Take one batch after the other; trouble with one is noted, and no other is begun."""
+        for batch in on_its_way.batches:
+            # What follows a receipt that was just refused could not be signed either.
+            offered = [each for each in batch if each.account not in on_its_way.refused]
+            try:
+                await self._sign_batch(offered, on_its_way.refused)
+            except Exception as error:  # noqa: BLE001 - raised again once the other batches are through
+                on_its_way.trouble = on_its_way.trouble or error
+            if on_its_way.trouble is not None:
+                return
+
+    async def _sign_batch(self, batch: Sequence[StoredReceipt], refused: dict[str, str]) -> None:
+        answers = await self._sign([(each.signed_bytes, each.statement) for each in batch])
+        signed, reasons = await asyncio.to_thread(_sorted_out, batch, answers, self._public_key)
+        for account, reason in reasons.items():
+            refused.setdefault(account, reason)
+        if signed:
+            self._on_signed(await self._writer.attach_signatures(signed))
+
+    def _set_aside(self, refused: dict[str, str], offered: set[str]) -> None:
         for account in offered:
             earlier = self._aside.pop(account, None)
             if account in refused:

@@ -3,11 +3,11 @@
 report = verify_paths([Path("receipt.json")], public_key_from_hex(Path("signer_pubkey.hex").read_text()))
 for finding in report:
     print(finding)
-print(report.summary)
+print(*report.notes, report.summary, sep="\n")
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,10 +17,15 @@ from receipts.canonical import JsonValue, canonical_bytes, parse_strict
 from receipts.document import AccountHead, Receipt, cut_signature, document_from
 from receipts.ed25519 import PUBLIC_KEY_BYTES, key_id_of, verify_signature
 from receipts.errors import CannotVerify, InvalidDocument
-from receipts.verify_chain import AccountChains, ChainFault, Link, Place
+from receipts.export_manifest import EXPORT_TYP, ExportManifest
+from receipts.verify_chain import AccountChains
+from receipts.verify_export import ExportCheck, SelectedSpan
+from receipts.verify_heads import GivenHead
 from receipts.verify_input import DamagedInput, Entry, read_entries
+from receipts.verify_link import ChainFault, Link, Place
 
 _MAX_SHOWN_ID: Final = 37
+_MAX_NOTES: Final = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +40,7 @@ class Finding:
     def __str__(self) -> str:
         place = self.file if self.line is None else f"{self.file}:{self.line}"
         parts = [place, self.receipt_id, self.fault] if self.receipt_id else [place, self.fault]
-        # What is wrong may be quoted from the file, and must not command the terminal that shows it.
-        return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in ": ".join(parts))
+        return _printable(": ".join(parts))
 
 
 def public_key_from_hex(text: str) -> bytes:
@@ -54,17 +58,20 @@ def public_key_from_hex(text: str) -> bytes:
     return key
 
 
-def verify_paths(paths: Iterable[Path], public_key: bytes) -> "VerificationReport":
+def verify_paths(
+    paths: Iterable[Path], public_key: bytes, on_read: Callable[[int], None] = lambda _bytes: None
+) -> "VerificationReport":
     """Verify receipts, NDJSON files and tar archives (plain, gzip, bzip2, xz), all of them as one body of evidence.
 
-    Nothing is read before the report is iterated; memory does not grow with the number of receipts.
+    Nothing is read before the report is iterated; memory does not grow with the number of receipts. ``on_read`` is
+    told the bytes of the files as they are read.
 
     Raises:
         CannotVerify: the key has not 32 bytes; while iterating, a file cannot be read.
     """
     if len(public_key) != PUBLIC_KEY_BYTES:
         raise CannotVerify(f"a public key has {PUBLIC_KEY_BYTES} bytes, not {len(public_key)}")
-    return VerificationReport(paths, public_key)
+    return VerificationReport(paths, public_key, on_read)
 
 
 class VerificationReport:
@@ -74,11 +81,15 @@ class VerificationReport:
     of its predecessors; between two of one account, nothing may be missing.
     """
 
-    def __init__(self, paths: Iterable[Path], public_key: bytes) -> None:
+    def __init__(self, paths: Iterable[Path], public_key: bytes, on_read: Callable[[int], None]) -> None:
         self._paths = paths
         self._public_key = public_key
+        self._on_read = on_read
         self._key_id = key_id_of(public_key)
         self._chains = AccountChains()
+        self._export: ExportCheck | None = None
+        self._selections: list[SelectedSpan] = []
+        self._export_notes: list[str] = []
         self.passed = 0
         self.failed = 0
 
@@ -86,6 +97,14 @@ class VerificationReport:
     def summary(self) -> str:
         """``Verified: N passed, M failed``."""
         return f"Verified: {self.passed} passed, {self.failed} failed"
+
+    @property
+    def notes(self) -> list[str]:
+        """What the findings don't say, a line for each account: how far its receipts reach, what wasn't checked."""
+        notes = [*self._chains.notes(), *self._export_notes]
+        more = len(notes) - _MAX_NOTES
+        shown = [_printable(note) for note in notes[:_MAX_NOTES]]
+        return [*shown, f"{more} more such lines are not shown"] if more > 0 else shown
 
     def __iter__(self) -> Iterator[Finding]:
         for finding in self._findings():
@@ -95,14 +114,35 @@ class VerificationReport:
     def _findings(self) -> Iterator[Finding]:
         for path in self._paths:
             try:
-                for entry in read_entries(path):
-                    yield from self._judge(entry)
+                for entry in read_entries(path, self._on_read):
+                    yield from self._begin_export(entry) if entry.is_manifest else self._judge(entry)
             except DamagedInput as error:
                 yield Finding(file=str(path), line=None, receipt_id=None, fault=str(error))
+            yield from self._end_export()
         yield from map(self._take_back, self._chains.finish())
 
+    def _begin_export(self, entry: Entry) -> Iterator[Finding]:
+        place = Place(file=entry.file, line=None, receipt_id=None)
+        try:
+            manifest = ExportManifest.from_json(entry.data)
+        except InvalidDocument as error:
+            yield Finding(file=entry.file, line=None, receipt_id=None, fault=str(error))
+            return
+        self._export = ExportCheck(manifest, place)
+        if manifest.key_id != self._key_id:
+            fault = f"an export of receipts under key {manifest.key_id}, not under the given key {self._key_id}"
+            yield Finding(file=entry.file, line=None, receipt_id=None, fault=fault)
+
+    def _end_export(self) -> Iterator[Finding]:
+        if self._export is not None:
+            yield from map(self._take_back, self._export.finish(self._selections))
+            span = self._export.span()
+            self._selections += () if span is None else (span,)
+            self._export_notes += self._export.notes()
+            self._export = None
+
     def _judge(self, entry: Entry) -> Iterator[Finding]:
-        """Examine one document, then see that it fits to the others of its account."""
+        """Examine one document, then see that it fits to the others of its account and export."""
         found = Examined()
         try:
             verify_document(
@@ -114,18 +154,49 @@ class VerificationReport:
             )
         except InvalidDocument as error:
             if isinstance(found.document, Receipt):
-                self._chains.add_failed(found.document.workload.account, found.document.chain.seq)
+                self._leave_out(found.document)
             yield Finding(file=entry.file, line=entry.line, receipt_id=found.receipt_id, fault=str(error))
             return
         place = Place(file=entry.file, line=entry.line, receipt_id=found.receipt_id)
         if isinstance(found.document, AccountHead):
-            self._chains.add_head(found.document, place)
+            yield from self._place_head(found.document, place)
             return
         assert found.document is not None, "a document that holds is one"
-        chain = found.document.chain
-        link = Link(seq=chain.seq, prev_sha256=chain.prev_sha256, sha256=found.signed_sha256, place=place)
+        yield from self._place_receipt(found.document, found.signed_sha256, place)
+
+    def _place_head(self, head: AccountHead, place: Place) -> Iterator[Finding]:
+        fault = None if self._export is None else self._export.add_head(head)
+        if fault is not None:
+            yield self._take_back(ChainFault(place=place, fault=fault))
+        is_of_selection = self._export is not None and self._export.is_selection
+        given = GivenHead(head=head, place=place, is_of_selection=is_of_selection)
+        yield from map(self._take_back, self._chains.add_head(given))
+
+    def _place_receipt(self, receipt: Receipt, sha256: str, place: Place) -> Iterator[Finding]:
         self.passed += 1
-        yield from map(self._take_back, self._chains.add(found.document.workload.account, link))
+        account, chain = receipt.workload.account, receipt.chain
+        link = Link(seq=chain.seq, prev_sha256=chain.prev_sha256, sha256=sha256, place=place)
+        fault = None if self._export is None else self._export.fault_of(receipt)
+        if fault is not None:
+            self._leave_out(receipt)
+            yield self._take_back(ChainFault(place=place, fault=fault))
+        elif self._export is not None and self._export.is_selection:
+            yield from map(self._take_back, self._in_selection(self._export, account, link))
+        else:
+            yield from map(self._take_back, self._chains.add(account, link))
+
+    def _leave_out(self, failed: Receipt) -> None:
+        """A receipt that failed leaves a gap in its chain that is no other failure."""
+        if self._export is None or not self._export.is_selection:
+            self._chains.add_failed(failed.workload.account, failed.chain.seq)
+
+    def _in_selection(self, export: ExportCheck, account: str, link: Link) -> Iterator[ChainFault]:
+        fault = export.add_selected(link)
+        if fault is not None:
+            yield ChainFault(place=link.place, fault=fault)
+        named = self._chains.fault_of_named(account, link)
+        if named is not None:
+            yield named
 
     def _take_back(self, wrong: ChainFault) -> Finding:
         """A receipt that had passed by itself fails in its chain; a head was never counted."""
@@ -152,6 +223,9 @@ def verify_document(data: bytes, found: Examined, *, public_key: bytes, key_id: 
     # 1. JSON that every parser reads alike: no name twice, no NaN, sound UTF-8, within the limits.
     value = parse_strict(data)
     found.receipt_id = _shown_id(value)
+
+    if isinstance(value, dict) and value.get("typ") == EXPORT_TYP:
+        raise InvalidDocument("an export's manifest counts at the head of its archive only: give the archive itself")
 
     # 2. A known type, every member there, none more, each within its range.
     document = found.document = document_from(value)
@@ -196,3 +270,8 @@ def _shown_id(value: JsonValue) -> str | None:
     """The receipt's id for messages, before anything about it is certain."""
     claimed = value.get("receipt_id") if isinstance(value, dict) else None
     return claimed[:_MAX_SHOWN_ID] if isinstance(claimed, str) else None
+
+
+def _printable(text: str) -> str:
+    """What may be quoted from a file must not command the terminal that shows it."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)

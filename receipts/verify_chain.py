@@ -5,42 +5,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from receipts.document import AccountHead
+from receipts.verify_heads import AccountHeads, GivenHead, shown_time
+from receipts.verify_link import ChainFault, Link, fault_between
 
 # Past so many pieces of one chain, gaps between them are reported without waiting for a file that might fill them:
 # memory stays bounded whatever is given.
 _MAX_PIECES: Final = 1024
 # Past so many receipts that failed by themselves, the gaps that they leave are reported too.
 _MAX_FAILED: Final = 65_536
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where a document was found."""
-
-    file: str
-    line: int | None
-    receipt_id: str | None
-
-    def __str__(self) -> str:
-        return self.file if self.line is None else f"{self.file}:{self.line}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Link:
-    """A verified receipt in its account's chain; the hashes are of signed bytes, in hex."""
-
-    seq: int
-    prev_sha256: str | None
-    sha256: str
-    place: Place
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChainFault:
-    """What is wrong, and with which document."""
-
-    place: Place
-    fault: str
 
 
 @dataclass(slots=True)
@@ -59,7 +31,7 @@ class _Chain:
     current: _Piece | None = None
     current_file: str | None = None
     failed: set[int] = field(default_factory=set)
-    heads: list[tuple[AccountHead, Place]] = field(default_factory=list)
+    heads: AccountHeads = field(default_factory=AccountHeads)
 
 
 class AccountChains:
@@ -73,14 +45,19 @@ class AccountChains:
         self._failed_count = 0
 
     def add(self, account: str, link: Link) -> Sequence[ChainFault]:
-        """Take in a verified receipt; give the faults that are certain already, the link's own first."""
+        """Take in a verified receipt; give the faults that are certain already, of the link itself one at most."""
         chain = self._chains.setdefault(account, _Chain())
+        named = chain.heads.fault_of(link)
+        faults = self._append(account, chain, link)
+        return faults if named is None else (*faults, named)
+
+    def _append(self, account: str, chain: _Chain, link: Link) -> Sequence[ChainFault]:
         if chain.current is None or chain.current_file != link.place.file:
             return self._begin_piece(account, chain, link)
         last = chain.current.last
         if link.seq > last.seq + 1:
             return self._begin_piece(account, chain, link)
-        fault = _fault_after(last, link)
+        fault = fault_between(last, link)
         if link.seq == last.seq + 1:
             chain.current.last = link
         else:
@@ -94,18 +71,35 @@ class AccountChains:
             self._failed_count += 1
             self._chains.setdefault(account, _Chain()).failed.add(seq)
 
-    def add_head(self, head: AccountHead, place: Place) -> None:
-        """Take in a verified account head."""
-        self._chains.setdefault(head.account, _Chain()).heads.append((head, place))
+    def add_head(self, given: GivenHead) -> Iterator[ChainFault]:
+        """Take in a verified account head; give what is certain already."""
+        chain = self._chains.setdefault(given.head.account, _Chain())
+        yield from chain.heads.add(given)
+        for seq in dict(given.named()):
+            for piece in chain.pieces:
+                yield from _compare(given, seq, piece, chain.heads)
+
+    def fault_of_named(self, account: str, link: Link) -> ChainFault | None:
+        """What is wrong with a receipt that stands alone, where a head of its account names it."""
+        return self._chains.setdefault(account, _Chain()).heads.fault_of(link)
 
     def finish(self) -> Iterator[ChainFault]:
         """Join the pieces of every account; give what is wrong between them and against the heads."""
         for account, chain in self._chains.items():
             yield from _join(account, chain)
-            for head, place in chain.heads:
-                fault = _head_fault(head, chain)
+            for given in chain.heads:
+                fault = None if given.is_of_selection else _missing_under(given.head, chain)
                 if fault is not None:
-                    yield ChainFault(place=place, fault=fault)
+                    yield ChainFault(place=given.place, fault=fault)
+
+    def notes(self) -> Iterator[str]:
+        """A line for each account, once all is joined: how far its receipts reach, and what of that was checked."""
+        for account, chain in self._chains.items():
+            head = chain.heads.newest()
+            if chain.pieces:
+                yield f"account {account}: {_reach(chain.pieces[0], head)}"
+            elif head is not None:
+                yield f"account {account}: no receipt; {_end_of(head)}"
 
     def _begin_piece(self, account: str, chain: _Chain, link: Link) -> Sequence[ChainFault]:
         chain.current = _Piece(first=link, last=link)
@@ -118,26 +112,13 @@ class AccountChains:
         return faults
 
 
-def _fault_after(last: Link, link: Link) -> str | None:
-    """What is wrong with ``link`` where ``last`` came before it, and no later one."""
-    if link.seq == last.seq + 1:
-        if link.prev_sha256 == last.sha256:
-            return None
-        return f"its prev_sha256 is not the hash of receipt {last.seq} ({last.place})"
-    if link.seq < last.seq:
-        return f"seq {link.seq} comes after seq {last.seq} of its account: out of order or given twice"
-    if link.sha256 == last.sha256:
-        return f"seq {link.seq} of its account is given twice, here and in {last.place}"
-    return f"a different receipt with seq {link.seq} of its account is in {last.place}"
-
-
 def _join(account: str, chain: _Chain) -> Iterator[ChainFault]:
     """Make one piece of all, in order of seq; it may have gaps, which are reported here."""
     if not chain.pieces:
         return
     joined, *others = sorted(chain.pieces, key=lambda piece: piece.first.seq)
     for piece in others:
-        fault = _fault_between(account, joined, piece, chain.failed)
+        fault = _fault_of_pieces(account, joined, piece, chain.failed)
         if fault is not None:
             yield ChainFault(place=piece.first.place, fault=fault)
         if piece.last.seq > joined.last.seq:
@@ -146,31 +127,56 @@ def _join(account: str, chain: _Chain) -> Iterator[ChainFault]:
     chain.current = None
 
 
-def _fault_between(account: str, before: _Piece, after: _Piece, failed: set[int]) -> str | None:
+def _fault_of_pieces(account: str, before: _Piece, after: _Piece, failed: set[int]) -> str | None:
     link = after.first
     if link.seq > before.last.seq + 1:
         missing = _missing(account, before.last.seq + 1, link.seq - 1, failed)
         return f"{missing} before seq {link.seq}" if missing else None
     if before.first.seq == link.seq != before.last.seq:
-        return _fault_after(before.first, link)
+        return fault_between(before.first, link)
     if link.seq < before.last.seq:
         span = f"receipts {before.first.seq} to {before.last.seq} of account {account}"
         return f"seq {link.seq} is given twice: {span} are in {before.first.place} and after"
-    return _fault_after(before.last, link)
+    return fault_between(before.last, link)
 
 
-def _head_fault(head: AccountHead, chain: _Chain) -> str | None:
+def _compare(given: GivenHead, seq: int, piece: _Piece, heads: AccountHeads) -> Iterator[ChainFault]:
+    """Compare a head with the receipt that it names, where that was read before it."""
+    end = {piece.first.seq: piece.first, piece.last.seq: piece.last}.get(seq)
+    if end is not None:
+        fault = heads.fault_of(end)
+        if fault is not None:
+            yield fault
+    elif piece.first.seq < seq < piece.last.seq:
+        # Of what lies between the ends of a piece, the hashes are gone.
+        said = f"it cannot be compared with receipt {seq}, which was read before it: name this file first"
+        yield ChainFault(place=given.place, fault=said)
+
+
+def _missing_under(head: AccountHead, chain: _Chain) -> str | None:
+    """Which of the receipts that the head covers are missing at the ends; gaps between them are found elsewhere."""
     if not chain.pieces:
         return _missing(head.account, head.first_seq, head.last_seq, chain.failed)
     first, last = chain.pieces[0].first, chain.pieces[0].last
     missing = _missing(head.account, head.first_seq, min(first.seq - 1, head.last_seq), chain.failed)
-    missing = missing or _missing(head.account, max(last.seq + 1, head.first_seq), head.last_seq, chain.failed)
-    if missing:
-        return missing
-    for link, seq, sha256 in ((first, head.first_seq, head.first_sha256), (last, head.last_seq, head.last_sha256)):
-        if link.seq == seq and link.sha256 != sha256:
-            return f"receipt {seq} of account {head.account} in {link.place} is not the one that the head names"
-    return None
+    return missing or _missing(head.account, max(last.seq + 1, head.first_seq), head.last_seq, chain.failed)
+
+
+def _reach(piece: _Piece, head: AccountHead | None) -> str:
+    first, last = piece.first.seq, piece.last.seq
+    reach = f"receipt {first}" if first == last else f"receipts {first} to {last}"
+    if head is None:
+        return f"{reach}; ends not checked: no account head was given"
+    parts = [reach, _end_of(head)]
+    if last > head.last_seq:
+        parts.append(f"whether more follow receipt {last} was not checked")
+    if first > 1:
+        parts.append(f"what came before receipt {first} was not given")
+    return "; ".join(parts)
+
+
+def _end_of(head: AccountHead) -> str:
+    return f"its chain ended at receipt {head.last_seq} as of {shown_time(head.as_of_unix_ns)}"
 
 
 def _missing(account: str, first: int, last: int, failed: set[int]) -> str | None:

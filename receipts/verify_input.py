@@ -1,7 +1,9 @@
 """Files to verify, taken apart into documents in constant memory: a receipt, NDJSON, or a tar of both."""
 
+import _compression
 import bz2
 import gzip
+import hashlib
 import io
 import lzma
 import tarfile
@@ -9,17 +11,32 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Final, Self
+from typing import IO, Final, NoReturn, Self
 
 from receipts.canonical import MAX_BYTES
 from receipts.errors import CannotVerify, ReceiptsError
+from receipts.export_manifest import CHECKSUMS_MEMBER, MANIFEST_MEMBER
+
+# xz's own strongest preset needs 65 MiB to decompress; a file may ask for 4 GiB.
+_XZ_MEMORY_BYTES: Final = 2**27
+
+
+def _opened_xz(stream: io.BufferedReader) -> io.BufferedIOBase:
+    """As `lzma.LZMAFile`, which has no limit."""
+    return io.BufferedReader(
+        _compression.DecompressReader(
+            stream, lzma.LZMADecompressor, trailing_error=lzma.LZMAError, memlimit=_XZ_MEMORY_BYTES
+        )
+    )
+
 
 _OPENERS: Final[tuple[tuple[bytes, Callable[[io.BufferedReader], io.BufferedIOBase]], ...]] = (
     (b"\x1f\x8b", lambda stream: gzip.GzipFile(fileobj=stream)),
     (b"BZh", bz2.BZ2File),
-    (b"\xfd7zXZ\x00", lzma.LZMAFile),
+    (b"\xfd7zXZ\x00", _opened_xz),
 )
 _TAR_MAGIC: Final = slice(257, 262)
+_READ_AHEAD_BYTES: Final = 2**16
 _LINES: Final = (".ndjson", ".jsonl")
 _SINGLE: Final = ".json"
 # A byte too many shows that a document is too long; one more is its newline.
@@ -42,28 +59,35 @@ class DamagedInput(ReceiptsError):
 class Entry:
     """One document's bytes, and where they are from; ``line`` is None for a file with a single document.
 
-    ``is_single`` marks a file that holds this document alone, which a person may have reformatted.
+    ``is_single`` marks a file that holds this document alone, which a person may have reformatted; ``is_manifest``
+    an archive's first member where that is named as an export's manifest is.
     """
 
     file: str
     line: int | None
     data: bytes
-    is_single: bool
+    is_single: bool = False
+    is_manifest: bool = False
 
 
-def read_entries(path: Path) -> Iterator[Entry]:
+def read_entries(path: Path, on_read: Callable[[int], None] = lambda _bytes: None) -> Iterator[Entry]:
     """The documents of a file, in its order. What kind of file it is shows in its content, not in its name,
     except that ``.ndjson`` and ``.jsonl`` are lines even where there is only one.
+
+    ``on_read`` is told the bytes of the file as they are read.
 
     Raises:
         CannotVerify: the file cannot be read.
         DamagedInput: it is cut short, or its archive is damaged.
     """
     try:
-        with path.open("rb") as file:
+        with io.BufferedReader(_Watched(path, on_read), _READ_AHEAD_BYTES) as file:
             yield from _entries(str(path), _Peeked(_decompressed(_Peeked(file))))
     except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError) as error:
         raise DamagedInput(f"the archive is damaged or cut short: {error}") from error
+    except (ValueError, RecursionError) as error:
+        # tarfile trusts the numbers in a member's extended headers, and goes from one to the next by recursion.
+        raise DamagedInput(f"the archive is damaged: its members' attributes make no sense ({error})") from error
     except OSError as error:
         # Decompressors raise OSError for bad data, without the number that the system's own errors have.
         if error.errno is None:
@@ -81,12 +105,17 @@ def _decompressed(stream: "_Peeked") -> io.BufferedIOBase:
 def _entries(name: str, stream: "_Peeked") -> Iterator[Entry]:
     if not stream.head.strip():
         raise DamagedInput("the file is empty")
-    if stream.head[_TAR_MAGIC] == b"ustar":
+    if _is_tar(stream.head):
         yield from _tar_entries(name, stream.whole)
     elif name.endswith(_LINES) or _is_lines(stream.head):
         yield from _lines(name, stream.whole)
     else:
         yield Entry(file=name, line=None, data=stream.head, is_single=True)
+
+
+def _is_tar(head: bytes) -> bool:
+    """A receipt might have these letters in this place."""
+    return head[_TAR_MAGIC] == b"ustar" and not head.startswith(b"{")
 
 
 def _is_lines(head: bytes) -> bool:
@@ -100,36 +129,125 @@ def _lines(name: str, stream: IO[bytes]) -> Iterator[Entry]:
     number = 0
     while line := stream.readline(_READ_LIMIT):
         number += 1
-        yield Entry(file=name, line=number, data=line.removesuffix(b"\n"), is_single=False)
+        yield Entry(file=name, line=number, data=line.removesuffix(b"\n"))
         while len(line) == _READ_LIMIT and not line.endswith(b"\n"):
             line = stream.readline(_READ_LIMIT)
 
 
 def _tar_entries(name: str, stream: IO[bytes]) -> Iterator[Entry]:
-    found = False
+    found = is_export = is_whole = False
+    listing = _Listing()
     with tarfile.open(fileobj=stream, mode="r|", tarinfo=_StrictHeader) as tar:
-        while (member := tar.next()) is not None:
-            # tarfile remembers every member that it has seen; here each is seen once.
-            tar.members.clear()  # type: ignore[attr-defined]
-            if member.name.endswith((*_LINES, _SINGLE)) and not member.isdir():
+        while (member := _next_member(tar)) is not None:
+            if member.isdir():
+                continue
+            content = _Hashed(_content(tar, member))
+            if is_whole:
+                raise DamagedInput(f"its member {member.name} comes after {CHECKSUMS_MEMBER}, which must be the last")
+            is_manifest = listing.is_empty and member.name == MANIFEST_MEMBER
+            is_export = is_export or is_manifest
+            whole_name = f"{name}/{PurePosixPath(member.name)}"
+            if member.name.endswith(_LINES):
                 found = True
-                yield from _member_entries(name, tar, member)
-    # A compressed file has its checksum at the end.
-    while stream.read(_READ_LIMIT):
-        pass
+                yield from _lines(whole_name, io.BufferedReader(content))
+            elif member.name.endswith(_SINGLE):
+                found = True
+                data = io.BufferedReader(content).read(_READ_LIMIT).removesuffix(b"\n")
+                yield Entry(file=whole_name, line=None, data=data, is_manifest=is_manifest)
+            digest = content.digest_to_the_end()
+            if is_export and member.name == CHECKSUMS_MEMBER:
+                listing.check(digest)
+                is_whole = True
+            listing.add(member.name, digest)
+        _check_end(tar)
     if not found:
         raise DamagedInput("the archive holds no .ndjson or .json file")
+    if is_export and not is_whole:
+        raise DamagedInput(f"the export has no {CHECKSUMS_MEMBER}")
 
 
-def _member_entries(archive: str, tar: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[Entry]:
-    name = f"{archive}/{PurePosixPath(member.name)}"
-    content = tar.extractfile(member) if member.isreg() else None
+def _next_member(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
+    member = tar.next()
+    if member is not None and member.size < 0:
+        # tarfile would go back to the beginning from here, and take that for the end.
+        raise DamagedInput(f"the archive is damaged: its member {member.name} has a size below zero")
+    # tarfile remembers every member and attribute that it has seen; here each is seen once.
+    tar.members.clear()  # type: ignore[attr-defined]
+    tar.pax_headers.clear()  # type: ignore[attr-defined]
+    return member
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    """The member's bytes; files only, and none that holds files itself, whose receipts nobody would have looked at."""
+    content = tar.extractfile(member) if member.isreg() and not member.issparse() else None
     if content is None:
         raise DamagedInput(f"its member {member.name} is not a file")
-    if member.name.endswith(_LINES):
-        yield from _lines(name, content)
-    else:
-        yield Entry(file=name, line=None, data=content.read(_READ_LIMIT).removesuffix(b"\n"), is_single=False)
+    # Peeking never goes past the buffer, which holds a header's block.
+    head = content.peek(_TAR_MAGIC.stop)  # type: ignore[attr-defined]
+    if _is_tar(head) or any(head.startswith(magic) for magic, _ in _OPENERS):
+        raise DamagedInput(f"its member {member.name} is an archive itself: unpack it and give it by itself")
+    return content
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """Nothing but zeros follows the end mark, where other tools would go on reading.
+
+    It is read to the end also for the checksum that a compressed file has there.
+    """
+    assert tar.fileobj is not None, "it is open"
+    while rest := tar.fileobj.read(_READ_LIMIT):
+        if rest.strip(b"\0"):
+            raise DamagedInput("the archive goes on after its end mark")
+
+
+class _Hashed(io.RawIOBase):
+    """A member's bytes, hashed as they are read."""
+
+    def __init__(self, content: IO[bytes]) -> None:
+        self._content = content
+        self._sha256 = hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        count: int = self._content.readinto(buffer)  # type: ignore[attr-defined]
+        self._sha256.update(buffer[:count])
+        return count
+
+    def digest_to_the_end(self) -> bytes:
+        """SHA-256 of the whole member, what has not been read yet included."""
+        while chunk := self._content.read(_READ_AHEAD_BYTES):
+            self._sha256.update(chunk)
+        return self._sha256.digest()
+
+
+class _Listing:
+    """What an export's ``SHA256SUMS`` must hold: a line for every member before it, in the archive's order.
+
+    Only the hash of that text is kept, so that any number of members can be told.
+    """
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+        self.is_empty = True
+
+    def add(self, name: str, digest: bytes) -> None:
+        """Take in the next member, its name and SHA-256."""
+        self._sha256.update(f"{digest.hex()}  {name}\n".encode(errors="surrogateescape"))
+        self.is_empty = False
+
+    def check(self, digest: bytes) -> None:
+        """Compare with the hash of the archive's own listing.
+
+        Raises:
+            DamagedInput: they differ.
+        """
+        if digest != self._sha256.digest():
+            raise DamagedInput(
+                f"{CHECKSUMS_MEMBER} does not list the members before it as they are: something was changed, "
+                "added or dropped"
+            )
 
 
 class _StrictHeader(tarfile.TarInfo):
@@ -146,7 +264,30 @@ class _StrictHeader(tarfile.TarInfo):
             raise tarfile.ReadError(f"{error} where a member or the end mark should be") from error
         if header.type in _EXTENDED_HEADERS and header.size > MAX_BYTES:
             raise tarfile.ReadError(f"a member's attributes are longer than {MAX_BYTES} bytes")
+        if header.type == tarfile.GNUTYPE_SPARSE:
+            cls._refuse_sparse()
         return header
+
+    @staticmethod
+    def _refuse_sparse(*_headers: object) -> NoReturn:
+        """Such a member's map of holes can be of any length, and would be read whole."""
+        raise tarfile.ReadError("a member is a sparse file")
+
+    _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_sparse
+
+
+class _Watched(io.FileIO):
+    """A file that tells how much of it was read."""
+
+    def __init__(self, path: Path, on_read: Callable[[int], None]) -> None:
+        super().__init__(path)
+        self._on_read = on_read
+
+    def readinto(self, buffer: memoryview) -> int | None:  # type: ignore[override]
+        """As a file's."""
+        count = super().readinto(buffer)
+        self._on_read(count or 0)
+        return count
 
 
 class _Peeked:

@@ -11,12 +11,15 @@ from ray.actor import ActorHandle
 from serve.deadlines import Deadlines
 from serve.door import Dispatch, Door
 from serve.engine_spec import EngineSpec
+from serve.holds import Holds
 from serve.ingress import Ingress
 from serve.meter_actor import meters_of
 from serve.replica import EngineReplica
 
 _INGRESS_ONGOING = 1000
 _QUEUED_PER_REPLICA = 200
+# How soon Ray Serve finds a dead replica, and puts another in its place; its own ten seconds are an outage.
+_LOOK_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +46,7 @@ class PoolDeployment:
 def application(
     pools: Sequence[PoolDeployment],
     *,
-    build_door: Callable[[Dispatch], Door],
+    build_door: Callable[[Dispatch, Holds], Door],
     ledger: ActorHandle[Any],
     group_key: dict[str, Any],
     namespace: str,
@@ -55,6 +58,7 @@ def application(
         name="ingress",
         num_replicas=1,
         max_ongoing_requests=_INGRESS_ONGOING,
+        health_check_period_s=_LOOK_EVERY_S,
         ray_actor_options={"num_cpus": 0.1},
     )(ray_serve.ingress()(Ingress))
     return ingress.bind(build_door, ledger, group_key, engines, partial(meters_of, namespace), operator_account)
@@ -67,6 +71,7 @@ def _engine(pool: PoolDeployment, namespace: str) -> ray_serve.Application:
         max_ongoing_requests=pool.max_ongoing_requests,
         max_queued_requests=_QUEUED_PER_REPLICA * pool.replicas,
         graceful_shutdown_timeout_s=pool.stop_within_s,
+        health_check_period_s=_LOOK_EVERY_S,
         # An engine that cannot start cannot start: say why at once instead of after twenty tries.
         max_constructor_retry_count=1,
         ray_actor_options={

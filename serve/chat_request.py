@@ -18,14 +18,19 @@ _MOST_CHARACTERS_PER_TOKEN = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
-    """A chat completion request. ``body`` is what the client sent, for the engine; never logged or stored."""
+    """A chat completion request. ``body`` is what the client sent, for the engine; never logged or stored.
+
+    ``max_tokens`` is for each of its ``choices``; ``body_bytes`` is the body's length in JSON.
+    """
 
     model: str
     stream: bool
     include_usage: bool
+    choices: int
     max_tokens: int | None
     signs: TierSigns
     prompt_characters: int
+    body_bytes: int
     body: Mapping[str, Any]
 
     @property
@@ -107,8 +112,8 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def parse_chat(body: dict[str, Any]) -> ChatRequest:
-    """Check what routing needs.
+def parse_chat(body: dict[str, Any], body_bytes: int) -> ChatRequest:
+    """Check what routing needs of a body that was so long in JSON.
 
     Raises:
         RequestRefused: 422, naming the field.
@@ -124,13 +129,14 @@ def parse_chat(body: dict[str, Any]) -> ChatRequest:
         raise _wrong("stream_options", "must be an object")
     if options is not None and not stream:
         raise _wrong("stream_options", "is only allowed when stream is true")
-    _check_count(body, "n", _MAX_CHOICES)
+    choices = _check_count(body, "n", _MAX_CHOICES)
     limits = [_check_count(body, name, None) for name in ("max_completion_tokens", "max_tokens")]
     texts, has_images = _read_messages(body.get("messages"))
     return ChatRequest(
         model=model,
         stream=bool(stream),
         include_usage=bool((options or {}).get("include_usage")),
+        choices=choices or 1,
         max_tokens=next((limit for limit in limits if limit is not None), None),
         signs=TierSigns(
             prompt=texts[-1] if texts else "",
@@ -141,6 +147,7 @@ def parse_chat(body: dict[str, Any]) -> ChatRequest:
             has_images=has_images,
         ),
         prompt_characters=sum(map(len, texts)),
+        body_bytes=body_bytes,
         body=body,
     )
 

@@ -7,7 +7,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
-from serve.errors import AttemptFailed
+from serve.errors import AttemptFailed, NotBooked
 from serve.messages import ReplicaItem
 
 
@@ -38,9 +38,16 @@ class ServeDispatch:
             raise AttemptFailed("replica died", str(dead).partition("\n")[0]) from dead
         except (BackPressureError, DeploymentUnavailableError) as full:
             raise AttemptFailed("unavailable", str(full)) from full
-        except RayTaskError as broken:
-            if isinstance(broken.cause, TimeoutError):
-                raise AttemptFailed("timeout", "the engine was silent past its deadline") from broken
-            raise AttemptFailed("engine error", type(broken.cause).__name__) from broken
+        except Exception as broken:
+            # What a replica raises comes by Ray's own way in a RayTaskError, and by gRPC as it is.
+            raise _failure(broken.cause if isinstance(broken, RayTaskError) else broken) from broken
         finally:
             items.cancel()
+
+
+def _failure(cause: BaseException) -> AttemptFailed:
+    if isinstance(cause, TimeoutError):
+        return AttemptFailed("timeout", "the engine was silent past its deadline")
+    if isinstance(cause, NotBooked):
+        return AttemptFailed("its receipt cannot be stored now", str(cause))
+    return AttemptFailed("engine error", type(cause).__name__)

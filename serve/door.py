@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -18,12 +18,18 @@ from receipts.draft import Attempt, RequestContext
 from serve.chat_request import ChatRequest
 from serve.deadlines import Deadlines
 from serve.errors import AttemptFailed, RequestRefused
+from serve.hold_amount import most_usd_picos
+from serve.holds import Hold, Holds
 from serve.messages import Payload, Refused, ReplicaItem, Settled, Started
 
 _LOG = logging.getLogger(__name__)
 _DEFAULT_OUTPUT_TOKENS = 256
 _REPLICA_HANGS_AFTER_S = 5.0
-_FAILURES = {"unavailable": HTTPStatus.SERVICE_UNAVAILABLE, "timeout": HTTPStatus.GATEWAY_TIMEOUT}
+_FAILURES = {
+    "unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
+    "its receipt cannot be stored now": HTTPStatus.SERVICE_UNAVAILABLE,
+    "timeout": HTTPStatus.GATEWAY_TIMEOUT,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +86,7 @@ class Door:
         *,
         pools: Mapping[str, Pool],
         dispatch: Dispatch,
+        holds: Holds,
         carbon: CarbonFeed,
         price: Price,
         rates: ExchangeRates,
@@ -88,6 +95,7 @@ class Door:
     ) -> None:
         self._pools = pools
         self._dispatch = dispatch
+        self._holds = holds
         self._carbon = carbon
         self._price = price
         self._rates = rates
@@ -127,19 +135,43 @@ class Door:
         return plan(needs, map(self._snapshot, self._pools.values()), self._rates)
 
     async def answer(self, request_id: str, account: str, tag: str | None, request: ChatRequest) -> Answer:
-        """Run the request on the best pool; when an attempt fails before its first item, on the next one.
+        """Hold the most that it can cost, then run the request on the best pool; when an attempt fails before its
+        first item, on the next one.
 
         Raises:
-            RequestRefused: the request is wrong, no pool can serve it, or every attempt failed (502).
+            RequestRefused: the request is wrong, no pool can serve it, its account's balance doesn't cover it (402),
+                no new one is taken now (503), or every attempt failed (502).
         """
         tier = classify(request.signs)
         ranked = self.plan(request, tier)
         if not ranked.candidates:
             reasons = "; ".join(f"{refused.pool}: {refused.reason}" for refused in ranked.rejections)
             raise RequestRefused(HTTPStatus.UNPROCESSABLE_ENTITY, f"no pool can serve this request: {reasons}")
+        candidates = [self._pools[candidate.pool] for candidate in ranked.candidates]
+        most = most_usd_picos(request, map(self._snapshot, candidates))
+        hold = await self._holds.place(account, request_id, most)
+        try:
+            return await self._attempts(request_id, account, tag, tier, request, candidates, hold)
+        except asyncio.CancelledError:
+            # The client went. What its attempt ran until then is charged, and the hold ends with that.
+            hold.let_go()
+            raise
+        except BaseException:
+            hold.release()
+            raise
+
+    async def _attempts(
+        self,
+        request_id: str,
+        account: str,
+        tag: str | None,
+        tier: Tier,
+        request: ChatRequest,
+        pools: Sequence[Pool],
+        hold: Hold,
+    ) -> Answer:
         failed: list[Attempt] = []
-        for candidate in ranked.candidates:
-            pool = self._pools[candidate.pool]
+        for pool in pools:
             context = self._context(request_id, account, tag, tier, pool, tuple(failed))
             items = self._dispatch(pool.key, request_id, context.to_json(), _engine_body(request, pool))
             limits = self._deadlines.limits(is_stream=request.stream)
@@ -152,23 +184,30 @@ class Door:
             if isinstance(first, Refused):
                 raise RequestRefused(HTTPStatus(first.status), first.message, first.param)
             assert isinstance(first, Started), f"a replica's first item was {type(first).__name__}"
-            rest = self._rest(items, limits, pool)
+            rest = self._rest(items, limits, pool, hold)
             return Answer(request_id=request_id, pool=pool, tier=tier, started=first, items=rest)
         status = _FAILURES.get(failed[-1].outcome, HTTPStatus.BAD_GATEWAY)
         raise RequestRefused(status, f"no attempt of {len(failed)} succeeded; the last: {failed[-1].outcome}")
 
     async def _rest(
-        self, items: AsyncGenerator[ReplicaItem, None], limits: Iterator[float], pool: Pool
+        self, items: AsyncGenerator[ReplicaItem, None], limits: Iterator[float], pool: Pool, hold: Hold
     ) -> AsyncGenerator[Payload | Settled, None]:
-        async with aclosing(items):
-            for limit_s in limits:
-                item = await self._next(items, limit_s)
-                assert isinstance(item, Payload | Settled), f"unexpected {type(item).__name__} in an answer"
-                if isinstance(item, Settled):
-                    self._learn(pool, item)
+        try:
+            async with aclosing(items):
+                for limit_s in limits:
+                    item = await self._next(items, limit_s)
+                    assert isinstance(item, Payload | Settled), f"unexpected {type(item).__name__} in an answer"
+                    if isinstance(item, Settled):
+                        hold.let_go()
+                        self._learn(pool, item)
+                        yield item
+                        return
                     yield item
-                    return
-                yield item
+        except AttemptFailed:
+            hold.release()
+            raise
+        finally:
+            hold.let_go()
 
     async def _next(self, items: AsyncGenerator[ReplicaItem, None], limit_s: float) -> ReplicaItem:
         """The replica keeps the limit itself and settles the attempt as failed; this is for one that hangs."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
@@ -18,19 +19,24 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from receipts.errors import LedgerError
 from serve.answer import energy_headers, unary_body, with_energy
 from serve.chat_request import ChatRequest, parse_chat, parse_json_object, read_body
 from serve.dispatch import ServeDispatch
 from serve.door import Answer, Dispatch, Door
 from serve.errors import AttemptFailed, RequestRefused
+from serve.holds import Holds
 from serve.loopback import keep_to_loopback
 from serve.messages import Payload
 from serve.meter_routes import MeterRoutes
 from serve.openai_errors import envelope, known_status, stream_error
+from serve.ray_hold_ledger import RayHoldLedger
+from serve.receipt_routes import ReceiptRoutes, invalid_parameter
 
 _LOG = logging.getLogger(__name__)
 _TAG_MAX_CHARACTERS = 128
 _WAIT_FOR_SIGNATURE_S = 2.0
+_LEDGER_BACK_AFTER_S = 2
 _BEARER = "bearer "
 
 
@@ -39,7 +45,7 @@ class Ingress:
 
     def __init__(
         self,
-        build_door: Callable[[Dispatch], Door],
+        build_door: Callable[[Dispatch, Holds], Door],
         ledger: ActorHandle[Any],
         group_key: dict[str, Any],
         pools: dict[str, DeploymentHandle[Any]],
@@ -47,9 +53,8 @@ class Ingress:
         operator_account: str,
     ) -> None:
         keep_to_loopback()
-        self._app = build_app(
-            build_door(ServeDispatch(pools)), ledger, group_key, meters=meters, operator_account=operator_account
-        )
+        door = build_door(ServeDispatch(pools), Holds(RayHoldLedger(ledger)))
+        self._app = build_app(door, ledger, group_key, meters=meters, operator_account=operator_account)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Ray Serve's hook for an application made at the replica's start."""
@@ -75,13 +80,16 @@ def build_app(
     app.add_api_route("/healthz", routes.healthz, methods=["GET"])
     app.add_api_route("/v1/models", routes.models, methods=["GET"])
     app.add_api_route("/v1/chat/completions", routes.chat_completions, methods=["POST"], response_model=None)
+    ReceiptRoutes(routes.account, ledger).add_to(app)
     app.add_api_route("/v1/receipts/{receipt_id}", routes.receipt, methods=["GET"], response_model=None)
     app.add_api_route("/v1/keys/group", routes.group, methods=["GET"])
     app.add_api_route("/v1/meters", meter_routes.meters, methods=["GET"])
     app.add_middleware(_Outermost, new_request_id=door.new_request_id)
     app.add_exception_handler(RequestRefused, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid_parameter)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RayActorError, _ledger_away)
+    app.add_exception_handler(LedgerError, _ledger_away)
     return app
 
 
@@ -152,7 +160,7 @@ class _Routes:
         account = await self.account(request)
         tag = _customer_tag(request)
         body = await read_body(request.stream(), request.headers.get("content-length"))
-        chat = parse_chat(parse_json_object(body))
+        chat = parse_chat(parse_json_object(body), len(body))
         answer = await self._door.answer(request.state.request_id, account, tag, chat)
         return _streamed(answer, chat) if chat.stream else await _unary(answer)
 
@@ -216,15 +224,24 @@ async def _events(answer: Answer, chat: ChatRequest) -> AsyncGenerator[bytes, No
             yield stream_error(HTTPStatus.BAD_GATEWAY, f"the answer broke off: {failure.outcome}", answer.request_id)
 
 
-def _error(request: Request, status: HTTPStatus, message: str, param: str | None = None) -> JSONResponse:
-    headers = {"WWW-Authenticate": "Bearer"} if status is HTTPStatus.UNAUTHORIZED else None
+def _error(
+    request: Request, status: HTTPStatus, message: str, param: str | None = None, retry_after_s: int | None = None
+) -> JSONResponse:
+    headers = {"WWW-Authenticate": "Bearer"} if status is HTTPStatus.UNAUTHORIZED else {}
+    if retry_after_s is not None:
+        headers["Retry-After"] = str(retry_after_s)
     body = envelope(status, message, param, request.state.request_id)
     return JSONResponse(body, status.value, headers=headers)
 
 
 async def _refused(request: Request, refusal: Exception) -> Response:
     assert isinstance(refusal, RequestRefused)
-    return _error(request, known_status(refusal.status), refusal.message, refusal.param)
+    return _error(request, known_status(refusal.status), refusal.message, refusal.param, refusal.retry_after_s)
+
+
+async def _invalid_parameter(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return await _refused(request, invalid_parameter(error))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -236,7 +253,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 async def _ledger_away(request: Request, error: Exception) -> Response:
     _LOG.error("request %s: the ledger is away: %s", request.state.request_id, type(error).__name__)
-    return _error(request, HTTPStatus.SERVICE_UNAVAILABLE, "the ledger is restarting; try again in a moment")
+    message = "the ledger is away; try again in a moment"
+    return _error(request, HTTPStatus.SERVICE_UNAVAILABLE, message, retry_after_s=_LEDGER_BACK_AFTER_S)
 
 
 def _unforeseen(request: Request, error: Exception) -> Response:

@@ -6,6 +6,7 @@ until the ledger has acknowledged it, whoever has died meanwhile.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +14,7 @@ from typing import Any, cast
 import ray
 import ray.util
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from metering.calibration import CalibrationRecord, ReplicaWork
@@ -21,6 +22,7 @@ from metering.host_meter import HostMeter
 from metering.meter_report import MeterReport
 from metering.metered_replica import ReplicaRegistration
 from metering.settlement import Settlement
+from receipts.errors import LedgerUnavailable
 from receipts.ledger_actor import ledger_of
 from serve.energy_metrics import EnergyMetrics
 from serve.messages import MeterCard
@@ -31,6 +33,9 @@ _SHOW_METRICS_EVERY_S = 5.0
 _ACTOR_PREFIX = "meter-"
 _REDELIVER_EVERY_S = 2.0
 _REDELIVER_AFTER_NS = 2_000_000_000
+# An answer is held back that long for a ledger that restarts or is locked; then it fails, and its receipt comes later.
+_WAITS_FOR_LEDGER_S = 20.0
+_LEDGER_RETRY_S = 0.2
 
 
 BuildMeter = Callable[[], tuple[HostMeter, MeterCard]]
@@ -71,12 +76,22 @@ class MeterActor:
     async def settle(self, request_id: str, replica: str, outcome: str) -> bytes | None:
         """Close this replica's attempt, store its receipt durably, and return the receipt's signed bytes.
 
+        Waits a while for a ledger that is away; the settlement is delivered later whatever is raised then.
+
         None where there is no receipt: the engine refused the request and ran nothing, or the attempt failed.
         """
         if outcome == "refused":
             self._meter.acknowledge(self._meter.settle(request_id, "aborted", replica=replica))
             return None
-        return await self._deliver(self._meter.settle(request_id, outcome, replica=replica))
+        settlement = self._meter.settle(request_id, outcome, replica=replica)
+        give_up = time.monotonic() + _WAITS_FOR_LEDGER_S
+        while True:
+            try:
+                return await self._deliver(settlement)
+            except RayError as error:
+                if not _is_away(error) or time.monotonic() > give_up:
+                    raise
+            await asyncio.sleep(_LEDGER_RETRY_S)
 
     def report(self) -> MeterReport:
         """The book, the counters and the replicas as of now."""
@@ -129,6 +144,11 @@ class MeterActor:
                     # One that the ledger refuses stays, for an operator to see.
                     reason = str(refused).strip().rpartition("\n")[2]
                     _LOG.error("settlement %s is not delivered: %s", settlement.request_id, reason)
+
+
+def _is_away(error: RayError) -> bool:
+    """Whether the ledger may take the same settlement in a moment: it restarts, or its database is locked or full."""
+    return isinstance(error, RayActorError) or isinstance(getattr(error, "cause", None), LedgerUnavailable)
 
 
 def boot_id() -> str:

@@ -7,6 +7,7 @@ from typing import Any
 _TYPES_AND_CODES = {
     HTTPStatus.BAD_REQUEST: ("invalid_request_error", "bad_request"),
     HTTPStatus.UNAUTHORIZED: ("authentication_error", "invalid_api_key"),
+    HTTPStatus.PAYMENT_REQUIRED: ("insufficient_quota", "insufficient_balance"),
     HTTPStatus.FORBIDDEN: ("permission_error", "insufficient_scope"),
     HTTPStatus.NOT_FOUND: ("invalid_request_error", "not_found"),
     HTTPStatus.METHOD_NOT_ALLOWED: ("invalid_request_error", "method_not_allowed"),

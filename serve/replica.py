@@ -4,20 +4,23 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 import ray.serve as ray_serve
 from ray import ObjectRef
 from ray.actor import ActorHandle
+from ray.exceptions import RayError
 
 from metering.metered_replica import ReplicaRegistration
 from serve.deadlines import Deadlines, within
 from serve.engine_spec import Engine, EngineSpec
-from serve.errors import EngineBroke, RequestRefused
+from serve.errors import EngineBroke, NotBooked, RequestRefused
 from serve.loopback import keep_to_loopback
 from serve.messages import MeterCard, Payload, Refused, ReplicaItem, Settled, Started
 from serve.meter_actor import meter_of_this_host
+
+_Answer = TypeVar("_Answer")
 
 
 class EngineReplica:
@@ -59,10 +62,11 @@ class EngineReplica:
         Raises:
             TimeoutError: the engine was silent past a deadline.
             EngineBroke: the engine failed.
+            NotBooked: the meter or the ledger could not take the request in, or its end.
         """
         outcome, has_started = "aborted", False
         try:
-            await self._meter.begin.remote(request_id, self._replica, context)
+            await _booked(self._meter.begin.remote(request_id, self._replica, context))
             limits = self._deadlines.limits(is_stream=bool(body.get("stream")))
             async with aclosing(self._engine.chat(request_id, body, delivered)) as payloads:
                 async for payload in within(payloads, limits):
@@ -83,7 +87,7 @@ class EngineReplica:
         finally:
             # Not awaited here: a cancelled generator may not wait, and the settlement must happen all the same.
             settling: ObjectRef[bytes | None] = self._meter.settle.remote(request_id, self._replica, outcome)
-        if outcome == "finished" and (receipt := await settling) is not None:
+        if outcome == "finished" and (receipt := await _booked(settling)) is not None:
             yield Settled(receipt)
 
     def _started(self) -> Started:
@@ -93,3 +97,11 @@ class EngineReplica:
         """Ray Serve awaits this on a graceful stop."""
         if hasattr(self, "_engine"):
             await asyncio.to_thread(self._engine.stop)
+
+
+async def _booked(answer: "ObjectRef[_Answer]") -> _Answer:
+    """What the meter answers; its trouble and the ledger's must not look like the engine's or this replica's."""
+    try:
+        return await answer
+    except RayError as trouble:
+        raise NotBooked(type(getattr(trouble, "cause", None) or trouble).__name__) from trouble

@@ -67,10 +67,7 @@ def bind(package: SigningPackage, public_key: bytes) -> Binding:
             signatures); an identifier out of range; or a commitment is not a valid element, and ``culprits``
             names whose.
     """
-    if not package.commitments:
-        raise FrostError("a signing package needs commitments")
-    if any(left >= right for left, right in pairwise(package.identifiers)):
-        raise FrostError("commitments must ascend by identifier, each participant once")
+    check_participants(package)
     inputs = binding_factor_inputs(package, public_key)
     factors = {identifier: h1(data) for identifier, data in inputs.items()}
     terms: list[Element] = []
@@ -81,6 +78,18 @@ def bind(package: SigningPackage, public_key: bytes) -> Binding:
     group_commitment = sum_elements(terms)
     challenge = h2(group_commitment + public_key + package.message)
     return Binding(factors=MappingProxyType(factors), group_commitment=group_commitment, challenge=challenge)
+
+
+def check_participants(package: SigningPackage) -> None:
+    """Check that there are participants, in the one order that is hashed.
+
+    Raises:
+        FrostError: no commitments, or not strictly ascending.
+    """
+    if not package.commitments:
+        raise FrostError("a signing package needs commitments")
+    if any(left >= right for left, right in pairwise(package.identifiers)):
+        raise FrostError("commitments must ascend by identifier, each participant once")
 
 
 def lagrange_coefficient(identifier: int, quorum: Sequence[int]) -> Scalar:

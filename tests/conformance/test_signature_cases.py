@@ -1,5 +1,7 @@
 """Signatures that verifiers disagree about, and malformed ones: ours refuses them and never raises."""
 
+import hashlib
+import itertools
 import json
 import os
 from pathlib import Path
@@ -9,6 +11,13 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
+from nacl.bindings import (
+    crypto_core_ed25519_add,
+    crypto_core_ed25519_scalar_add,
+    crypto_core_ed25519_scalar_mul,
+    crypto_core_ed25519_scalar_reduce,
+    crypto_scalarmult_ed25519_base_noclamp,
+)
 from nacl.signing import SigningKey
 
 from receipts.ed25519 import key_id_of, verify_signature
@@ -128,6 +137,35 @@ def test_a_small_order_or_non_canonical_key_signs_nothing(point: bytes) -> None:
 @pytest.mark.parametrize("point", SMALL_ORDER + NON_CANONICAL, ids=bytes.hex)
 def test_a_small_order_or_non_canonical_r_is_refused(key: SigningKey, signature: bytes, point: bytes) -> None:
     assert not verify_signature(bytes(key.verify_key), MESSAGE, point + signature[32:])
+
+
+def torsion_sum(multiple: int) -> bytes:
+    """A multiple of the point of order 8, added up."""
+    total, point = SMALL_ORDER[0], SMALL_ORDER[4]
+    for _ in range(multiple % 8):
+        total = crypto_core_ed25519_add(total, point)
+    return total
+
+
+@pytest.mark.parametrize("of_key", range(8))
+def test_points_outside_the_main_group_count_by_the_cofactorless_equation(of_key: int) -> None:
+    """A key A and an R with parts of small order, as in several of speccheck's cases.
+
+    Multiplied by the cofactor 8, the equation S·B = R + h·A holds for all of these, and a verifier that multiplies
+    accepts them. Ours does not multiply: it accepts only where the small parts cancel by themselves.
+    """
+    a, r = (crypto_core_ed25519_scalar_reduce(bytes([each]) * 64) for each in (7, 9))
+    public_key = crypto_core_ed25519_add(crypto_scalarmult_ed25519_base_noclamp(a), torsion_sum(of_key))
+    outcomes = set()
+    for of_r, number in itertools.product(range(8), range(20)):
+        commitment = crypto_core_ed25519_add(crypto_scalarmult_ed25519_base_noclamp(r), torsion_sum(of_r))
+        message = bytes([number])
+        h = crypto_core_ed25519_scalar_reduce(hashlib.sha512(commitment + public_key + message).digest())
+        s = crypto_core_ed25519_scalar_add(r, crypto_core_ed25519_scalar_mul(h, a))
+        cancels = (of_r + int.from_bytes(h, "little") * of_key) % 8 == 0
+        assert verify_signature(public_key, message, commitment + s) is cancels
+        outcomes.add(cancels)
+    assert outcomes == {True, False}
 
 
 def test_the_key_id_is_the_start_of_the_keys_sha256() -> None:

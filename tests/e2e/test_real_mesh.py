@@ -85,7 +85,7 @@ def test_receipts_verify_offline_and_a_changed_byte_does_not(mesh, client, tmp_p
     receipt.write_text(mesh.jc("receipt", answer.model_extra["energy"]["receipt_id"]).stdout)
     assert mesh.jc("key", "-o", str(key)).returncode == 0
     verified = mesh.jc("verify", "--key", str(key), str(receipt))
-    assert (verified.returncode, verified.stdout) == (0, "Verified: 1 passed, 0 failed\n")
+    assert (verified.returncode, verified.stdout.splitlines()[-1]) == (0, "Verified: 1 passed, 0 failed")
     receipt.write_text(receipt.read_text().replace('"kind":"ml-inference"', '"kind":"ml-inferenca"'))
     failed = mesh.jc("verify", "--key", str(key), str(receipt))
     assert failed.returncode == 1

@@ -1,7 +1,7 @@
 """An engine that needs no model: it answers with the words of the last message, in vLLM's shapes.
 
 It burns a little processor time per word and reports its steps, so that a real meter has something to meter.
-A message starting with ``!refuse``, ``!crash`` or ``!hang`` does that instead.
+A message starting with ``!refuse``, ``!break``, ``!crash`` or ``!hang`` does that instead.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import Any
 
 from metering.engine_steps import RequestWork, StepReporter
-from serve.errors import RequestRefused
+from serve.errors import EngineBroke, RequestRefused
 
 _BURN_S = 0.004
 
@@ -59,6 +59,8 @@ class EchoEngine:
         said: list[str] = []
         for index, word in enumerate(words):
             await self._step(request_id, prompt=len(words), index=index)
+            if command == "!break" and index > 0:
+                raise EngineBroke("as asked")
             if command == "!crash" and index > 0:
                 os.kill(os.getpid(), 9)
             if command == "!hang" and index > 0:

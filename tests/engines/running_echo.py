@@ -1,19 +1,21 @@
 """A real local Ray with the whole mesh on it, and an engine that needs no model."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import requests
 
 _SERVE_ECHO = Path(__file__).with_name("serve_echo.py")
 _STOP_DEADLINE_S = 60
+_FAILS_WITHIN_S = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +24,7 @@ class EchoMesh:
     key: str
     data_dir: Path
     process: "subprocess.Popen[str]"
+    account_keys: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -57,23 +60,58 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start_echo(data_dir: Path, port: int, fail_with: str | None = None) -> "subprocess.Popen[str]":
+def start_echo(
+    data_dir: Path,
+    port: int,
+    fail_with: str | None = None,
+    *,
+    accounts: Sequence[str] = (),
+    record_nonces: bool = False,
+) -> "subprocess.Popen[str]":
     """A mesh in a process of its own; stderr is captured only when it is to fail."""
     command = [sys.executable, str(_SERVE_ECHO), str(data_dir), str(port)]
-    if fail_with is None:
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    return subprocess.Popen([*command, fail_with], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command += [f"--account={account}" for account in accounts]
+    command += ["--record-nonces"] if record_nonces else []
+    # Ray's workers look here for the recording signer, and get what they start from by this process's environment.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_SERVE_ECHO.parent), *_python_path()])}
+    if fail_with is not None:
+        command += ["--fail-with", fail_with]
+    stderr = None if fail_with is None else subprocess.PIPE
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment)
+
+
+def failed_start(data_dir: Path) -> str:
+    """What a mesh says that cannot start on this folder."""
+    process = start_echo(data_dir, free_port(), fail_with="it was not to come so far")
+    try:
+        said, told = process.communicate(timeout=_FAILS_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        process.communicate(timeout=_STOP_DEADLINE_S)
+        raise
+    assert process.returncode == 1, f"it started: {said}"
+    return told
+
+
+def _python_path() -> list[str]:
+    return [each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each]
 
 
 @contextmanager
-def running_echo_mesh(data_dir: Path) -> Iterator[EchoMesh]:
+def running_echo_mesh(
+    data_dir: Path, *, accounts: Sequence[str] = (), record_nonces: bool = False
+) -> Iterator[EchoMesh]:
+    """Start a mesh on the folder and stop it; it makes a key for each of ``accounts``."""
     port = free_port()
-    process = start_echo(data_dir, port)
+    process = start_echo(data_dir, port, accounts=accounts, record_nonces=record_nonces)
     assert process.stdout is not None
     try:
         key = process.stdout.readline().strip()
+        account_keys = {account: process.stdout.readline().strip() for account in accounts}
         assert process.stdout.readline() == "ready\n", "the mesh did not start; its reason is above"
-        yield EchoMesh(url=f"http://127.0.0.1:{port}", key=key, data_dir=data_dir, process=process)
+        yield EchoMesh(
+            url=f"http://127.0.0.1:{port}", key=key, data_dir=data_dir, process=process, account_keys=account_keys
+        )
     finally:
         process.terminate()
         process.wait(_STOP_DEADLINE_S)

@@ -1,8 +1,10 @@
-"""A mesh whose pools run the echo engine: `python serve_echo.py DATA_DIR PORT [FAIL_WITH]`, until SIGTERM.
+"""A mesh whose pools run the echo engine: `python serve_echo.py DATA_DIR PORT`, until SIGTERM.
 
-Prints the API key of the first start, then ``ready``. ``JC_CONFIG`` names other settings than the built-in ones.
+Prints the API key of the first start, a key for each account it was asked for, then ``ready``. ``JC_CONFIG`` names
+other settings than the built-in ones.
 """
 
+import argparse
 import os
 import signal
 import sys
@@ -10,16 +12,18 @@ import threading
 from pathlib import Path
 
 import echo
+from recording_signer import RecordingSigner
 from rich.console import Console
 
 from mesh.app import start_mesh
 from mesh.errors import MeshError
 from mesh.progress import Progress
 from mesh.settings import PoolSettings, Settings, load_settings
+from receipts.signer import Signer
 
 
 def main() -> None:
-    data_dir, port, *fail_with = sys.argv[1:]
+    arguments = _arguments()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
 
@@ -28,18 +32,40 @@ def main() -> None:
 
         # The workers can't import this folder: the engine's code travels to them.
         ray.cloudpickle.register_pickle_by_value(echo)
-        return echo.EchoSpec(model_name=pool.model, fail_with=fail_with[0] if fail_with else None)
+        return echo.EchoSpec(model_name=pool.model, fail_with=arguments.fail_with)
 
     config = os.environ.get("JC_CONFIG")
-    settings = load_settings(Path(config) if config else None, port=int(port), data_dir=Path(data_dir))
+    settings = load_settings(Path(config) if config else None, port=arguments.port, data_dir=arguments.data_dir)
     try:
-        with start_mesh(settings, Progress(Console(stderr=True)), stop, engine=engine) as running:
+        progress = Progress(Console(stderr=True))
+        signer_type = RecordingSigner if arguments.record_nonces else Signer
+        with start_mesh(settings, progress, stop, engine=engine, signer_type=signer_type) as running:
             running.announce_ready()
             print(running.first_key or running.operator_key, flush=True)
+            for account in arguments.account:
+                print(_new_key(running.state.namespace, account), flush=True)
             print("ready", flush=True)
             stop.wait()
     except MeshError as error:
         sys.exit(str(error))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data_dir", type=Path)
+    parser.add_argument("port", type=int)
+    parser.add_argument("--fail-with", help="the engine does not start, for this reason")
+    parser.add_argument("--account", action="append", default=[], help="print a key for it; may be repeated")
+    parser.add_argument("--record-nonces", action="store_true", help="the signers write down what they release")
+    return parser.parse_args()
+
+
+def _new_key(namespace: str, account: str) -> str:
+    import ray
+
+    from receipts.ledger_actor import ledger_of
+
+    return str(ray.get(ledger_of(namespace).create_key.remote(account, "test")))
 
 
 if __name__ == "__main__":

@@ -72,6 +72,14 @@ def _is_signed(mesh: EchoMesh, receipt_id: str) -> bool:
         return False
 
 
+def test_an_engine_that_breaks_is_a_502_and_the_mesh_goes_on(mesh):
+    unary = mesh.chat("!break now please")
+    assert (unary.status_code, unary.json()["error"]["code"]) == (502, "upstream_error")
+    *_, last = events(mesh.chat("!break now please", stream=True))
+    assert last["error"]["code"] == "upstream_error"
+    assert mesh.chat("and now").ok
+
+
 def test_a_replica_killed_in_mid_stream_ends_the_stream_with_an_error_and_is_replaced(mesh):
     response = mesh.chat("!crash now please", stream=True)
     *_, last = events(response)

@@ -11,6 +11,7 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from mesh.app import OPERATOR_ACCOUNT
+from receipts.signing_metrics import METRICS as SIGNING_METRICS
 from serve.energy_metrics import METRICS
 
 _DASHBOARD = Path(__file__).parents[2] / "clusters" / "grafana-dashboard.json"
@@ -92,9 +93,9 @@ def _exported(mesh) -> dict[str, set[str]]:
 
 def test_prometheus_gets_every_metric_and_the_dashboard_asks_for_no_other(echo_mesh):
     echo_mesh.chat("so that there is a receipt")
-    wanted = {f"ray_{name}" for name in METRICS} - {"ray_joule_mesh_request_joules"} | {
-        "ray_joule_mesh_request_joules_bucket"
-    }
+    histograms = {"ray_joule_mesh_request_joules", "ray_joule_mesh_time_to_signature_seconds"}
+    wanted = {f"ray_{name}" for name in (*METRICS, *SIGNING_METRICS)}
+    wanted = wanted - histograms | {f"{name}_bucket" for name in histograms}
     exported: dict[str, set[str]] = {}
 
     def has_all() -> bool:

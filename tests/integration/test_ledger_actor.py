@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from receipts.share_secret import ShareSecretSource, create_development_secret
 from receipts.signer_actors import RaySigner, SignerSettings, start_signers
 from receipts.signer_group import enrol_meter
 from receipts.signer_policy import ReceiptRules
+from receipts.signing_errors import SigningError
 from receipts.stored_receipt import StoredReceipt
 from receipts.verify import verify_paths
 
@@ -143,11 +145,20 @@ async def test_the_life_of_a_ledger(node_id: str, tmp_path: Path) -> None:
     await enrol_meter(ports, ENROLMENT)
     served = await asyncio.gather(*(ledger.receipt.remote(f"rcpt_{n:032x}", "acme", 20.0) for n in range(1, 42)))
     export = tmp_path / "receipts.ndjson"
-    export.write_bytes(b"".join(each.document_bytes() + b"\n" for each in sorted(served, key=lambda each: each.seq)))
+    assert await ledger.account_head.remote("nobody", 0) is None
+    head = await ledger.account_head.remote("acme", 0)
+    assert json.loads(head)["last_seq"] == 41
+    lines = [each.document_bytes() for each in sorted(served, key=lambda each: each.seq)]
+    export.write_bytes(b"".join(line + b"\n" for line in [*lines, head]))
     report = verify_paths([export], public_key)
     assert [str(each) for each in report] == []
     assert report.passed == 41
     assert await ledger.unsigned_count.remote() == 0
+    group = await ledger.signers_report.remote()
+    assert (group.public_key, group.threshold, group.ready, group.backlog.count) == (public_key, 3, 5, 0)
+    assert group.signed_per_second > 0
+    with pytest.raises(SigningError, match="signer 2 is not excluded"):
+        await ledger.readmit_signer.remote(2)
 
     impatient = dataclasses.replace(settings, take_over_s=0.5)
     second = start_ledger(impatient, namespace="another-mesh", node_id=node_id)

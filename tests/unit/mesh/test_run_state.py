@@ -31,6 +31,18 @@ def test_a_state_left_by_a_killed_mesh_is_not_taken_for_a_running_one(tmp_path):
         DataFolder(tmp_path).running()
 
 
+def test_a_second_mesh_with_the_signer_group_of_a_copied_folder_is_refused(tmp_path):
+    original, copy = (DataFolder(tmp_path / name, group_locks=tmp_path) for name in ("original", "copy"))
+    original.hold()
+    original.hold_group("4fb63f9af454cacb")
+    copy.hold()
+    with pytest.raises(StartFailed, match=r"4fb63f9af454cacb.*copy; stop the other mesh"):
+        copy.hold_group("4fb63f9af454cacb")
+    copy.hold_group("another")
+    original.release()
+    copy.hold_group("4fb63f9af454cacb")
+
+
 def test_stop_ends_the_process_that_holds_the_folder_and_no_other(tmp_path):
     program = textwrap.dedent("""
         import os, signal, sys, time

@@ -81,3 +81,29 @@ def test_a_grid_zone_without_a_figure_is_refused_before_anything_starts(tmp_path
 def test_garbage_is_refused_and_names_the_file(tmp_path, text):
     with pytest.raises(BadSettings, match=r"mesh\.yaml"):
         _load(tmp_path, text)
+
+
+class TestLedger:
+    def test_it_lies_in_the_data_folder_unless_another_place_is_named(self, tmp_path):
+        document = _builtin()
+        document["mesh"]["data_dir"] = str(tmp_path)
+        assert _load(tmp_path, document).ledger_url == f"sqlite:///{tmp_path}/ledger.sqlite3"
+        del document["ledger"]
+        assert _load(tmp_path, document).ledger_url == f"sqlite:///{tmp_path}/ledger.sqlite3", "as in older files"
+        document["ledger"] = {"url": "postgresql://ledger@db.example/mesh"}
+        assert _load(tmp_path, document).ledger_url == "postgresql://ledger@db.example/mesh"
+
+    def test_a_password_in_it_is_shown_nowhere(self, tmp_path):
+        document = _builtin()
+        document["ledger"]["url"] = "postgresql://ledger:geheim@db.example/mesh"
+        settings = _load(tmp_path, document)
+        assert "geheim" not in f"{settings!r}{settings}{settings.ledger!r}{settings.model_dump()}"
+        assert "geheim" in settings.ledger_url
+
+    @pytest.mark.parametrize("url", ["mysql://ledger:geheim@h/d", "ledger:geheim", 7, ["geheim"], "sqlite:///relative"])
+    def test_another_kind_of_place_is_refused_and_not_repeated(self, tmp_path, url):
+        document = _builtin()
+        document["ledger"]["url"] = url
+        with pytest.raises(BadSettings, match=r"ledger\.url: ") as refused:
+            _load(tmp_path, document)
+        assert "geheim" not in f"{refused.value}{refused.value.__cause__}"

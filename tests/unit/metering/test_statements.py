@@ -23,7 +23,7 @@ from metering.statements import (
     SignedStatement,
     StatementChain,
     check_statement,
-    named_meter,
+    read_statement,
 )
 
 SEED = bytes(range(32))
@@ -83,7 +83,7 @@ class TestStatement:
             open_ns=90_000_000,
         )
         assert statement.signed_bytes() == signed.statement.encode()
-        assert named_meter(signed) == key.public_key
+        assert read_statement(signed) == statement
 
     @settings(max_examples=50, deadline=None)
     @given(
@@ -146,7 +146,7 @@ class TestStatement:
         "text", ["null", "[]", "1", '"typ"', "{}", "[" * 2000, "\ud800", '{"typ":1e999}', "9" * 2000, "x" * 2049]
     )
     def test_what_is_no_statement_is_refused_even_when_signed(self, key: MeterKey, text: str) -> None:
-        for check in (lambda signed: check_statement(signed, key.public_key), named_meter):
+        for check in (lambda signed: check_statement(signed, key.public_key), read_statement):
             with pytest.raises(StatementInvalid):
                 check(signed_by(key, text))
 

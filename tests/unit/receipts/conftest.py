@@ -2,10 +2,14 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+import io
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import postgres
 import pytest
 from nacl.signing import SigningKey
 
@@ -15,6 +19,7 @@ from receipts.canonical import canonical_bytes
 from receipts.document import signed_bytes, with_signature
 from receipts.draft import RequestContext, draft_receipt
 from receipts.ed25519 import key_id_of
+from receipts.export_manifest import ExportManifest, ExportSelection
 
 ERRORS = EnergyErrors(
     conservation_percent=0.0, counter_percent=30.0, allocation_percent=None, allocation_reason="not calibrated"
@@ -116,9 +121,10 @@ class Group:
 
     def receipt(self, number: int, seq: int, prev_sha256: str | None, account: str = "acme", **changes: Any) -> bytes:
         """The canonical bytes of one signed receipt."""
+        settled = settlement(number, account, **changes)
         drafted = draft_receipt(
-            context(number, account, **changes),
-            settlement(number, account, **changes),
+            RequestContext.from_json(settled.context),
+            settled,
             key_id=self.key_id,
             seq=seq,
             prev_sha256=prev_sha256,
@@ -141,6 +147,7 @@ class Group:
         head = {
             "typ": "joule-mesh.account-head/v1",
             "account": account,
+            "as_of_unix_ns": 1_782_219_900_000_000_000,
             "first_seq": first_seq,
             "last_seq": first_seq + len(chain) - 1,
             "first_sha256": signed_hash(chain[0]),
@@ -149,6 +156,72 @@ class Group:
             **changes,
         }
         return canonical_bytes({**head, "signature": self.sign(canonical_bytes(head)).hex()})
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """An export archive's members in order; its ``SHA256SUMS`` is made when the archive is."""
+
+    members: tuple[tuple[str, bytes], ...]
+
+    def with_member(self, name: str, data: bytes | None) -> "Export":
+        """The same with this member's content, or without it."""
+        if data is None:
+            return Export(tuple(each for each in self.members if each[0] != name))
+        return Export(tuple((each, data if each == name else old) for each, old in self.members))
+
+    def member(self, name: str) -> bytes:
+        return dict(self.members)[name]
+
+    def checksums(self) -> bytes:
+        lines = [f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in self.members]
+        return "".join(lines).encode()
+
+    def to_tar(self, checksums: bytes | None = None) -> bytes:
+        return tar_of(*self.members, ("SHA256SUMS", checksums or self.checksums()))
+
+
+def tar_of(*members: tuple[str, bytes]) -> bytes:
+    """A tar archive of these files."""
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w") as tar:
+        for name, data in members:
+            header = tarfile.TarInfo(name)
+            header.size = len(data)
+            tar.addfile(header, io.BytesIO(data))
+    return target.getvalue()
+
+
+def export(
+    group: Group,
+    lines: list[bytes],
+    head: bytes,
+    account: str = "acme",
+    *,
+    per_member: int = 10_000,
+    **selection: Any,
+) -> Export:
+    """An export of signed receipts, as the mesh writes it."""
+    manifest = ExportManifest(
+        typ="joule-mesh.export/v1",
+        account=account,
+        created_unix_ns=1_782_219_901_000_000_000,
+        key_id=group.key_id,
+        selection=ExportSelection(**{"customer_tag": None, "since_unix_ns": None, **selection}),
+    )
+    parts = [lines[start : start + per_member] for start in range(0, len(lines), per_member)]
+    return Export(
+        (
+            ("manifest.json", manifest.to_json()),
+            ("README.txt", b"for the auditor\n"),
+            ("signer_pubkey.hex", group.public_key.hex().encode() + b"\n"),
+            (f"heads/{account}.json", head),
+            *(
+                (f"receipts/{number:06}.ndjson", b"".join(line + b"\n" for line in part))
+                for number, part in enumerate(parts, start=1)
+            ),
+        )
+    )
 
 
 def signed_hash(document: bytes) -> str:
@@ -184,3 +257,43 @@ def make_unavailable() -> Callable[..., Settlement]:
 @pytest.fixture(scope="session")
 def make_context() -> Callable[..., RequestContext]:
     return context
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[postgres.PostgresServer]:
+    """One server for all tests, which may crash it, as long as it runs again afterwards."""
+    if sys.platform != "linux":
+        pytest.skip(postgres.WHY_NOT)
+    with postgres.running_postgres(fsync=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def shared_database(postgres_server: postgres.PostgresServer) -> str:
+    return postgres_server.new_database()
+
+
+@pytest.fixture
+def postgres_database(postgres_server: postgres.PostgresServer, shared_database: str) -> str:
+    """The name of a database that is empty; emptied before each test, which takes a fifth of making one."""
+    postgres_server.empty_database(shared_database)
+    return shared_database
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger_url(request: pytest.FixtureRequest, tmp_path) -> str:
+    """Where a ledger can be made, on either database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/ledger.sqlite3"
+    server = request.getfixturevalue("postgres_server")
+    return server.url(request.getfixturevalue("postgres_database"))
+
+
+@pytest.fixture(scope="session")
+def make_export() -> Callable[..., Export]:
+    return export
+
+
+@pytest.fixture(scope="session")
+def make_tar() -> Callable[..., bytes]:
+    return tar_of

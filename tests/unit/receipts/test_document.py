@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from receipts.document import (
     Receipt,
     cut_signature,
     document_from,
+    head_from_signed_bytes,
+    head_json_schema,
     receipt_from_signed_bytes,
     receipt_json_schema,
     signed_bytes,
@@ -183,9 +186,24 @@ def test_what_is_no_document_is_refused(value: Any) -> None:
 
 def test_an_account_head_is_checked_too(head: dict[str, Any]) -> None:
     assert isinstance(document_from(head), AccountHead)
-    for name, value in (("first_seq", 3), ("last_seq", 0), ("last_sha256", "x"), ("account", None), ("more", 1)):
+    wrong = {"first_seq": 3, "last_seq": 0, "last_sha256": "x", "account": None, "as_of_unix_ns": -1, "more": 1}
+    for name, value in [*wrong.items(), ("last_seq", head["first_seq"])]:
         with pytest.raises(InvalidDocument):
             document_from({**head, name: value})
+
+
+def test_only_a_heads_exact_signed_bytes_are_taken_for_signing(document: dict[str, Any], head: dict[str, Any]) -> None:
+    signed = signed_bytes(document_from(head))
+    assert head_from_signed_bytes(signed) == document_from({**head, "signature": None})
+    for other, says in (
+        (canonical_bytes(head), "the signature is not part of the signed bytes"),
+        (signed + b" ", "not in canonical form"),
+        (signed_bytes(document_from(document)), "not an account head"),
+    ):
+        with pytest.raises(InvalidDocument, match=says):
+            head_from_signed_bytes(other)
+    with pytest.raises(InvalidDocument, match="not a receipt"):
+        receipt_from_signed_bytes(signed)
 
 
 def test_signed_bytes_are_all_but_the_signature(document: dict[str, Any], head: dict[str, Any]) -> None:
@@ -226,9 +244,9 @@ def test_only_exact_signed_bytes_are_taken_for_signing(document: dict[str, Any])
         (canonical_bytes(document), "the signature is not part of the signed bytes"),
         (signed + b"\n", "not in canonical form"),
         (json.dumps(parse_strict(signed)).encode(), "not in canonical form"),
-        (b"{}", "not the signed bytes of a receipt"),
-        (b'{"verification":1}', "not the signed bytes of a receipt"),
-        (b"[]", "not the signed bytes of a receipt"),
+        (b"{}", "unknown typ"),
+        (b'{"verification":1}', "not a document's signed bytes"),
+        (b"[]", "not a document's signed bytes"),
         (b'{"typ":"joule-mesh.account-head/v1","verification":{}}', "Field required|Extra inputs"),
     ):
         with pytest.raises(InvalidDocument, match=says):
@@ -241,10 +259,13 @@ def test_a_huge_number_is_refused_and_nothing_worse(document: dict[str, Any]) ->
             document_from(changed(document, path, 10**400))
 
 
-def test_the_checked_in_schema_is_the_models() -> None:
-    path = Path(receipts.__file__).with_name("receipt.schema.json")
-    again = "python -c 'from receipts.document import *; print(receipt_json_schema(), end=\"\")' > " + path.name
-    assert path.read_text() == receipt_json_schema(), f"the models changed; write it anew: {again}"
+@pytest.mark.parametrize(
+    ("name", "schema"), [("receipt", receipt_json_schema), ("account-head", head_json_schema)], ids=["receipt", "head"]
+)
+def test_the_checked_in_schema_is_the_models(name: str, schema: Callable[[], str]) -> None:
+    path = Path(receipts.__file__).with_name(f"{name}.schema.json")
+    again = f"python -c 'from receipts.document import *; print({schema.__name__}(), end=\"\")' > {path.name}"
+    assert path.read_text() == schema(), f"the models changed; write it anew: {again}"
 
 
 def test_every_field_is_explained_to_the_auditor(document: dict[str, Any], head: dict[str, Any]) -> None:

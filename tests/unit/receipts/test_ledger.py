@@ -1,92 +1,41 @@
-"""The ledger: chains without gaps, books that balance, nothing twice, nothing half."""
+"""The ledger: chains without gaps, books that balance, nothing twice, nothing half. On both databases."""
 
+import dataclasses
 import hashlib
-import itertools
 import json
-import os
-import re
-import sqlite3
-import subprocess
-import sys
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import func, select
+from opened_ledger import CHARGE_USD_PICOS, KEY_ID, NOW_NS, book, imbalance, opened, rows, settle
 
-from metering.settlement import Settlement
-from metering.statements import MeterKey, SignedStatement, StatementChain
-from receipts import ledger as ledger_module
+from metering.settlement import EnergyErrors, no_figures
+from metering.statements import SignedStatement
 from receipts.canonical import parse_strict
 from receipts.document import document_from, receipt_from_signed_bytes
-from receipts.errors import LedgerError, LedgerInUse, LedgerUnavailable, LedgerUnusable, SettlementRefused
+from receipts.errors import LedgerError, SettlementRefused
 from receipts.ledger import API_KEY_PREFIX, OPENING_CREDIT_USD_PICOS, Ledger
-from receipts.ledger_schema import entries, failed_attempts, receipts
+from receipts.ledger_schema import accounts, api_keys, entries, failed_attempts, receipts, reversals
 from receipts.stored_receipt import StoredReceipt
 from receipts.verify import verify_paths
 
-KEY_ID = "0123456789abcdef"
-NOW_NS = 1_782_219_900_000_000_000
-CHARGE_USD_PICOS = 43_056
-
-
-def opened(path: Path | None = None, key_id: str = KEY_ID) -> Ledger:
-    numbers = itertools.count(1)
-    return Ledger.open(
-        f"sqlite:///{path}" if path else "sqlite://",
-        wall_clock_ns=lambda: NOW_NS,
-        random_bytes=lambda size: hashlib.sha256(bytes([next(numbers)])).digest()[:size],
-        key_id=key_id,
-    )
+ERRORS = EnergyErrors(
+    conservation_percent=0.0, counter_percent=None, allocation_percent=None, allocation_reason="not calibrated"
+)
+NO_ENERGY = no_figures("the meter was restarted", ERRORS)
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "ledger.sqlite3"
-
-
-@pytest.fixture
-def ledger(path: Path) -> Iterator[Ledger]:
-    ledger = opened(path)
+def ledger(ledger_url: str) -> Iterator[Ledger]:
+    ledger = opened(ledger_url)
     ledger.create_key("acme", "test")
     ledger.create_key("other", "test")
     yield ledger
     ledger.close()
-
-
-def rows(ledger: Ledger, *what) -> list[tuple]:
-    with ledger._database.transaction() as connection:
-        return [tuple(row) for row in connection.execute(select(*what))]
-
-
-def imbalance(ledger: Ledger) -> list[tuple]:
-    """Transactions that do not sum to zero."""
-    sums = select(entries.c.transaction_id, entries.c.unit).group_by(entries.c.transaction_id, entries.c.unit)
-    with ledger._database.transaction() as connection:
-        return [tuple(row) for row in connection.execute(sums.having(func.sum(entries.c.amount) != 0))]
-
-
-def book(ledger: Ledger, unit: str) -> dict[str, int]:
-    """The balance of every account of one book."""
-    balances: dict[str, int] = {}
-    for account, its_unit, amount in rows(ledger, entries.c.book_account, entries.c.unit, entries.c.amount):
-        if its_unit == unit:
-            balances[account] = balances.get(account, 0) + amount
-    return balances
-
-
-def settle_many(ledger: Ledger, settlements: Iterable[Settlement]) -> None:
-    """A commit each."""
-    for each in settlements:
-        ledger.settle([each])
-
-
-def settle(ledger: Ledger, *settlements: Settlement) -> list[StoredReceipt]:
-    stored = ledger.settle(settlements)
-    assert all(isinstance(each, StoredReceipt) for each in stored)
-    return [each for each in stored if each is not None]
 
 
 class TestKeys:
@@ -100,17 +49,25 @@ class TestKeys:
     def test_another_text_opens_none(self, ledger: Ledger, key: str) -> None:
         assert ledger.account_of(key) is None
 
-    def test_only_the_hash_is_kept(self, path: Path, ledger: Ledger) -> None:
+    def test_only_the_hash_is_kept(self, ledger: Ledger) -> None:
         key = ledger.create_key("acme", "secret one")
-        ledger.close()
-        assert key[len(API_KEY_PREFIX) :].encode() not in path.read_bytes()
-        assert hashlib.sha256(key.encode()).digest() in path.read_bytes()
+        (kept,) = (row for row in rows(ledger, api_keys) if "secret one" in row)
+        assert key[len(API_KEY_PREFIX) :] not in str(kept)
+        assert hashlib.sha256(key.encode()).digest() in kept
 
-    def test_a_fresh_ledger_has_no_keys(self) -> None:
-        ledger = opened()
+    def test_a_fresh_ledger_has_no_keys(self, ledger_url: str) -> None:
+        ledger = opened(ledger_url)
         assert not ledger.has_keys()
         ledger.create_key("acme", "")
         assert ledger.has_keys()
+        ledger.close()
+
+    @pytest.mark.parametrize("name", ["a\0b", "a\nb", "\ud800", "x" * 257])
+    def test_a_key_needs_a_proper_name(self, ledger: Ledger, name: str) -> None:
+        before = rows(ledger, api_keys)
+        with pytest.raises(LedgerError, match="a key's name is a line of at most 256 characters"):
+            ledger.create_key("acme", name)
+        assert rows(ledger, api_keys) == before
 
     @pytest.mark.parametrize("account", ["", "-x", "a b", "a" * 129, "é", "a\n"])
     def test_an_account_needs_a_proper_name(self, ledger: Ledger, account: str) -> None:
@@ -215,6 +172,13 @@ class TestSettle:
             ({"context": b"{}"}, "not a request's context"),
             ({"start_unix_ns": 2**63}, "execution.start_unix_ns"),
             ({"receipt_id": f"rcpt_{9:032x}"}, "its context is that of rcpt_"),
+            ({"receipt_id": f"rcpt_{9:032x}", "outcome": "failed"}, "its context is that of rcpt_"),
+            ({"outcome": "failed", "energy": dataclasses.replace(NO_ENERGY, total_microjoules=2**63)}, "its energy"),
+            ({"outcome": "failed", "energy": dataclasses.replace(NO_ENERGY, total_microjoules=-1)}, "its energy"),
+            ({"statement": SignedStatement(statement="\0", signature="ab" * 64)}, "statement is not text"),
+            ({"statement": SignedStatement(statement="\ud800", signature="ab" * 64)}, "statement is not text"),
+            ({"statement": SignedStatement(statement="{}", signature="ab" * 65)}, "statement is not text"),
+            ({"statement": SignedStatement(statement="{}", signature="\0")}, "statement is not text"),
         ],
     )
     def test_a_settlement_that_cannot_be_stored_is_named_and_stores_nothing(
@@ -245,30 +209,39 @@ class TestSettle:
         max_size=8,
     )
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_comes_how_often_it_may_the_books_balance_and_chains_have_no_gap(
-    make_settlement, batches: list[list[tuple[int, str]]]
+    ledger_url: str, make_settlement, batches: list[list[tuple[int, str]]]
 ) -> None:
-    ledger = opened()
-    for account in ("a", "b"):
+    """Each example has accounts and requests of its own, in the same ledger."""
+    with closing(opened(ledger_url)) as ledger:
+        check_books_and_chains(ledger, make_settlement, batches)
+
+
+def check_books_and_chains(ledger: Ledger, make_settlement, batches: list[list[tuple[int, str]]]) -> None:
+    example = len(rows(ledger, accounts))
+    names = f"a{example}", f"b{example}"
+    for account in names:
         ledger.create_key(account, "")
+    booked_before = len(rows(ledger, failed_attempts))
     served: dict[int, StoredReceipt] = {}
     for batch in batches:
-        offered = [make_settlement(number, "ab"[number % 2], outcome=outcome) for number, outcome in batch]
+        offered = [
+            make_settlement(1000 * example + number, names[number % 2], outcome=outcome) for number, outcome in batch
+        ]
         for (number, outcome), stored in zip(batch, ledger.settle(offered), strict=True):
             assert stored is None or served.setdefault(number, stored) == stored
             assert (stored is None) <= (outcome == "failed")
     assert imbalance(ledger) == []
-    for account in ("a", "b"):
-        chain = [each for number, each in served.items() if "ab"[number % 2] == account]
+    for account in names:
+        chain = [each for number, each in served.items() if names[number % 2] == account]
         assert sorted(each.seq for each in chain) == list(range(1, len(chain) + 1))
         assert ledger.balance_usd_picos(account) == OPENING_CREDIT_USD_PICOS - len(chain) * CHARGE_USD_PICOS
         hashes = {each.seq: hashlib.sha256(each.signed_bytes).hexdigest() for each in chain}
         for each in chain:
             assert receipt_from_signed_bytes(each.signed_bytes).chain.prev_sha256 == hashes.get(each.seq - 1)
     failures = {number for batch in batches for number, outcome in batch if outcome == "failed"}
-    assert len(rows(ledger, failed_attempts)) == len(failures)
-    ledger.close()
+    assert len(rows(ledger, failed_attempts)) - booked_before == len(failures)
 
 
 class TestSignatures:
@@ -295,12 +268,13 @@ class TestSignatures:
         (stored,) = settle(ledger, make_settlement(1))
         assert ledger.receipt(stored.receipt_id, "acme") == stored
         assert ledger.receipt(stored.receipt_id, "other") is None
-        assert ledger.receipt("rcpt_none", "acme") is None
+        for asked in ("rcpt_none", "", "\0", "\ud800", stored.receipt_id + "\n"):
+            assert ledger.receipt(asked, "acme") is None
         assert ledger.receipt_at("acme", 1) == stored
         assert ledger.receipt_at("acme", 2) is None
 
-    def test_what_is_served_verifies(self, group, path: Path, make_settlement, tmp_path: Path) -> None:
-        ledger = opened(path, group.key_id)
+    def test_what_is_served_verifies(self, group, ledger_url: str, make_settlement, tmp_path: Path) -> None:
+        ledger = opened(ledger_url, group.key_id)
         ledger.create_key("acme", "")
         stored = settle(ledger, *(make_settlement(n) for n in range(1, 5)))
         pending = document_from(parse_strict(stored[0].document_bytes()))
@@ -313,174 +287,6 @@ class TestSignatures:
         assert list(report) == []
         assert report.passed == 4
         ledger.close()
-
-
-class TestDurability:
-    def test_all_is_there_after_reopening(self, path: Path, ledger: Ledger, make_settlement) -> None:
-        key = ledger.create_key("acme", "")
-        (first,) = settle(ledger, make_settlement(1))
-        ledger.close()
-        again = opened(path)
-        assert again.account_of(key) == "acme"
-        assert again.receipt(first.receipt_id, "acme") == first
-        assert settle(again, make_settlement(2))[0].seq == 2
-        again.close()
-
-    def test_commits_are_synced_to_disk(self, ledger: Ledger) -> None:
-        with ledger._database.transaction() as connection:
-            pragmas = {
-                name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
-                for name in ("journal_mode", "synchronous", "foreign_keys")
-            }
-        assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
-
-    def test_a_killed_writer_leaves_whole_receipts_and_no_lock(self, path: Path, tmp_path: Path) -> None:
-        """The child settles until it is killed; each receipt that it acknowledged is there, each chain is whole."""
-        script = tmp_path / "child.py"
-        script.write_text(_CHILD)
-        folder = str(Path(__file__).parent)
-        child = subprocess.Popen([sys.executable, str(script), str(path), folder], stdout=subprocess.PIPE, text=True)
-        assert child.stdout is not None
-        acknowledged = [child.stdout.readline().strip() for _ in range(60)]
-        child.kill()
-        acknowledged += [line.strip() for line in child.stdout if line.endswith("\n")]
-        child.wait()
-        child.stdout.close()
-        ledger = opened(path)
-        stored = ledger.unsigned(10_000)
-        assert {each.receipt_id for each in stored} >= set(acknowledged)
-        assert [each.seq for each in stored] == list(range(1, len(stored) + 1))
-        assert imbalance(ledger) == []
-        assert ledger.balance_usd_picos("acme") == OPENING_CREDIT_USD_PICOS - len(stored) * CHARGE_USD_PICOS
-        ledger.close()
-
-    def test_a_second_writer_is_refused(self, path: Path, ledger: Ledger) -> None:
-        opening = (
-            "import sys; from receipts.ledger import Ledger\n"
-            "from receipts.errors import LedgerInUse\n"
-            "try: Ledger.open(sys.argv[1], wall_clock_ns=lambda: 0, random_bytes=bytes, key_id='')\n"
-            "except LedgerInUse as refused: print(refused)"
-        )
-        said = subprocess.run(
-            [sys.executable, "-c", opening, f"sqlite:///{path}"], capture_output=True, text=True, check=True
-        ).stdout
-        assert said == f"the ledger {path} is in use by process {os.getpid()}; it takes one writer\n"
-        with pytest.raises(LedgerInUse):
-            opened(path)
-        ledger.close()
-        opened(path).close()
-
-    def test_the_files_are_for_their_owner_only(self, path: Path, ledger: Ledger, make_settlement) -> None:
-        settle(ledger, make_settlement(1))
-        for each in path.parent.iterdir():
-            assert each.stat().st_mode & 0o077 == 0, each.name
-
-
-class TestTrouble:
-    def test_a_locked_database_is_said_to_be_so_and_loses_nothing(
-        self, path: Path, ledger: Ledger, make_settlement
-    ) -> None:
-        with ledger._database.transaction() as connection:
-            pass
-        connection.connection.driver_connection.execute("PRAGMA busy_timeout = 10")
-        other = sqlite3.connect(path, isolation_level=None)
-        other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(LedgerUnavailable, match="did not take it: database is locked"):
-            ledger.settle([make_settlement(1)])
-        assert ledger.has_keys(), "reading goes on"
-        other.execute("ROLLBACK")
-        other.close()
-        assert settle(ledger, make_settlement(1))[0].seq == 1
-
-    def test_a_full_disk_is_said_to_be_so_and_loses_nothing(self, ledger: Ledger, make_settlement) -> None:
-        (first,) = settle(ledger, make_settlement(1))
-        with ledger._database.transaction() as connection:
-            pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
-            connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
-        with pytest.raises(LedgerUnavailable, match="database or disk is full"):
-            settle_many(ledger, map(make_settlement, range(2, 200)))
-        stored = ledger.unsigned(1000)
-        assert stored[0] == first
-        assert imbalance(ledger) == []
-        with ledger._database.transaction() as connection:
-            connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
-        assert settle(ledger, make_settlement(1000))[0].seq == len(stored) + 1
-
-    def test_no_statement_or_value_is_in_an_error(self, ledger: Ledger, make_settlement) -> None:
-        with ledger._database.transaction() as connection:
-            connection.exec_driver_sql("PRAGMA max_page_count = 1")
-        with pytest.raises(LedgerUnavailable) as raised:
-            settle_many(ledger, map(make_settlement, range(1, 200)))
-        assert "INSERT" not in str(raised.value)
-        assert "acme" not in f"{raised.value}{raised.value.__cause__}"
-
-    @pytest.mark.parametrize(
-        ("content", "says"),
-        [
-            (b"this is no database, whatever its name says. " * 100, "file is not a database"),
-            (b"SQLite format 3\0" + b"\xff" * 4096, "damaged or not a ledger"),
-        ],
-    )
-    def test_a_file_that_is_no_database_is_left_alone(self, path: Path, content: bytes, says: str) -> None:
-        path.write_bytes(content)
-        with pytest.raises(LedgerUnusable, match=says):
-            opened(path)
-        assert path.read_bytes() == content
-
-    def test_another_programs_database_is_left_alone(self, path: Path) -> None:
-        with sqlite3.connect(path) as other:
-            other.execute("CREATE TABLE theirs (x)")
-        other.close()
-        with pytest.raises(LedgerUnusable, match=r"has tables \(theirs …\) but is not a ledger"):
-            opened(path)
-
-    def test_a_later_versions_ledger_is_left_alone(self, path: Path, ledger: Ledger) -> None:
-        ledger.close()
-        with sqlite3.connect(path) as later:
-            later.execute("UPDATE alembic_version SET version_num = '9999'")
-        later.close()
-        with pytest.raises(LedgerUnusable, match="schema revision '9999'; this program knows them up to '0002'"):
-            opened(path)
-
-    def test_a_missing_folder_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(LedgerUnavailable, match=f"{tmp_path}/none/l.db cannot be opened: No such file"):
-            opened(tmp_path / "none" / "l.db")
-
-    @pytest.mark.parametrize("url", ["nonsense", "", "sqlite"])
-    def test_a_url_that_is_none_is_named(self, url: str) -> None:
-        with pytest.raises(LedgerUnusable, match="not a database URL"):
-            Ledger.open(url, wall_clock_ns=lambda: 0, random_bytes=bytes, key_id=KEY_ID)
-
-
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "DELETE FROM entries",
-        "UPDATE entries SET amount = 1",
-        "DELETE FROM receipts",
-        "UPDATE receipts SET signed_bytes = x'00'",
-        "UPDATE receipts SET seq = seq + 100",
-        "UPDATE receipts SET account = 'other'",
-        "UPDATE receipts SET signature = NULL WHERE signature IS NOT NULL",
-        "UPDATE receipts SET signature = x'02' WHERE signature IS NOT NULL",
-        "DELETE FROM accounts",
-        "DELETE FROM api_keys",
-        "UPDATE receipts SET statement = '{}'",
-    ],
-)
-def test_history_cannot_be_changed_even_past_this_program(
-    path: Path, ledger: Ledger, make_settlement: Callable[..., Settlement], statement: str
-) -> None:
-    stored = settle(ledger, make_settlement(1))[0]
-    ledger.attach_signatures({stored.receipt_id: b"\x01" * 64})
-    before = rows(ledger, receipts), rows(ledger, entries)
-    with (
-        sqlite3.connect(path) as direct,
-        pytest.raises(sqlite3.IntegrityError, match=r"append-only|its signature once"),
-    ):
-        direct.execute(statement)
-    direct.close()
-    assert (rows(ledger, receipts), rows(ledger, entries)) == before
 
 
 def test_a_balance_past_64_bits_is_exact(ledger: Ledger) -> None:
@@ -500,49 +306,6 @@ def test_a_balance_past_64_bits_is_exact(ledger: Ledger) -> None:
     assert ledger.balance_usd_picos("whale") == sum(amounts) > 2**63
 
 
-def test_the_auditors_page_checks_the_meters_statements_in_a_ledger(tmp_path: Path, make_settlement) -> None:
-    page = Path(ledger_module.__file__).with_name("README.md").read_text()
-    _of_a_receipt, signatures, chains = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    chain = StatementChain(MeterKey(bytes(32)), None)
-    failed, honest = (
-        chain.state(request_id="1", outcome=outcome, microjoules=billed, counted_microjoules=1, open_ns=0)
-        for outcome, billed in (("failed", None), ("finished", 1))
-    )
-    forged = SignedStatement(statement=failed.statement.replace(":1,", ":2,"), signature=failed.signature)
-    for name, of_failed, passes in (("a", failed, True), ("b", forged, False)):
-        folder = tmp_path / name
-        folder.mkdir()
-        ledger = opened(folder / "ledger.sqlite3")
-        ledger.create_key("acme", "test")
-        ledger.settle([make_settlement(1, statement=honest)])
-        ledger.settle([make_settlement(1, statement=of_failed, outcome="failed")])
-        ledger.close()
-        done = subprocess.run(
-            [sys.executable, "-c", signatures], cwd=folder, capture_output=True, text=True, check=False
-        )
-        assert (done.returncode == 0) == passes, done.stderr
-        assert ("BadSignatureError" in done.stderr) != passes
-        path = [str(Path(ledger_module.__file__).parents[1])]
-        script = f"import sys; sys.path[:0] = {path!r}\n{chains}"
-        done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=True)
-        assert (done.stdout == "") == passes, done.stdout
-        assert ("not signed by the meter" in done.stdout) != passes
-
-
-_CHILD = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from conftest import settlement
-from receipts.ledger import Ledger
-ledger = Ledger.open(f"sqlite:///{sys.argv[1]}", wall_clock_ns=lambda: 0, random_bytes=bytes, key_id="0" * 16)
-ledger.create_key("acme", "")
-for number in range(1, 100_000):
-    for stored in ledger.settle([settlement(number), settlement(number + 1)]):
-        print(stored.receipt_id, flush=True)
-"""
-
-
 def test_a_stored_receipt_is_its_document(ledger: Ledger, make_settlement) -> None:
     (stored,) = settle(ledger, make_settlement(1))
     document = json.loads(stored.document_bytes())
@@ -553,3 +316,125 @@ def test_a_stored_receipt_is_its_document(ledger: Ledger, make_settlement) -> No
         statement=None,
     )
     assert json.loads(signed.document_bytes())["verification"]["signature"] == "ab" * 64
+
+
+def test_what_receipts_are_found_by_is_beside_them(ledger: Ledger, make_settlement) -> None:
+    settle(ledger, make_settlement(1), make_settlement(2, customer_tag="büro 7", model="other", region="eu"))
+    found_by = receipts.c.end_unix_ns, receipts.c.model, receipts.c.region, receipts.c.customer_tag
+    documents = [receipt_from_signed_bytes(signed) for (signed,) in rows(ledger, receipts.c.signed_bytes)]
+    assert rows(ledger, *found_by) == [
+        (each.execution.end_unix_ns, each.workload.model, each.silicon.region, each.workload.customer_tag)
+        for each in documents
+    ]
+    assert [row[1:] for row in rows(ledger, *found_by)] == [
+        ("SmolLM2-135M-Instruct", "local", None),
+        ("other", "eu", "büro 7"),
+    ]
+
+
+class TestKnownBalance:
+    def test_it_is_known_once_it_was_read_and_kept_by_every_commit(
+        self, ledger: Ledger, make_settlement, make_unavailable
+    ) -> None:
+        assert ledger.cached_balance_usd_picos("acme") is None
+        read = ledger.balance_usd_picos("acme")
+        changes = (
+            lambda: ledger.settle([make_settlement(1), make_settlement(2, "other"), make_settlement(3)]),
+            lambda: ledger.settle([make_settlement(1), make_settlement(4, outcome="failed"), make_unavailable(5)]),
+            lambda: ledger.settle([make_settlement(6, outcome="aborted")]),
+            lambda: ledger.reverse(f"rcpt_{1:032x}", "tried out"),
+            lambda: ledger.create_key("acme", "another"),
+        )
+        seen = [read]
+        for change in changes:
+            change()
+            seen.append(ledger.cached_balance_usd_picos("acme"))
+            assert seen[-1] == Ledger.balance_usd_picos(ledger, "acme")
+        assert seen == [read - n * CHARGE_USD_PICOS for n in (0, 2, 2, 3, 2, 2)]
+        assert ledger.cached_balance_usd_picos("other") is None
+
+    def test_an_account_that_was_read_before_it_existed(self, ledger: Ledger) -> None:
+        assert ledger.balance_usd_picos("new") == 0
+        ledger.create_key("new", "")
+        assert ledger.cached_balance_usd_picos("new") == OPENING_CREDIT_USD_PICOS
+
+    def test_a_refused_settlement_changes_none(self, ledger: Ledger, make_settlement) -> None:
+        read = ledger.balance_usd_picos("acme")
+        with pytest.raises(SettlementRefused):
+            ledger.settle([make_settlement(1), make_settlement(2, "nobody")])
+        assert ledger.cached_balance_usd_picos("acme") == read
+
+    def test_after_a_call_that_failed_none_is_known(self, ledger: Ledger) -> None:
+        ledger.balance_usd_picos("acme")
+        with pytest.raises(LedgerError):
+            ledger.reverse("nothing", "because")
+        assert ledger.cached_balance_usd_picos("acme") is None
+
+    def test_another_thread_reads_it_while_the_writer_writes(self, ledger: Ledger, make_settlement) -> None:
+        read = ledger.balance_usd_picos("acme")
+        allowed = {read - n * CHARGE_USD_PICOS for n in range(31)}
+        seen: set[int | None] = set()
+        done = threading.Event()
+
+        def watch() -> None:
+            while not done.wait(0.0005):
+                seen.add(ledger.cached_balance_usd_picos("acme"))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        for number in range(1, 31):
+            ledger.settle([make_settlement(number)])
+        done.set()
+        watcher.join()
+        assert seen <= allowed
+
+
+class TestReversal:
+    def test_it_mirrors_what_it_reverses_in_both_books(self, ledger: Ledger, make_settlement) -> None:
+        before = book(ledger, "microjoules"), book(ledger, "usd_picos")
+        stored, _ = settle(ledger, make_settlement(1), make_settlement(2, "other"))
+        undone = ledger.reverse(stored.receipt_id, "the answer was cut off")
+        what = entries.c.unit, entries.c.book_account, entries.c.amount
+        mine = {row[1:] for row in rows(ledger, entries.c.transaction_id, *what) if row[0] == undone}
+        assert mine == {
+            (unit, account, -amount)
+            for transaction, unit, account, amount in rows(ledger, entries.c.transaction_id, *what)
+            if transaction == stored.receipt_id
+        }
+        assert len(mine) == 4
+        assert imbalance(ledger) == []
+        assert ledger.balance_usd_picos("acme") == before[1]["customer:acme"]
+        assert rows(ledger, reversals) == [(undone, stored.receipt_id, "the answer was cut off", NOW_NS)]
+        assert ledger.receipt(stored.receipt_id, "acme") == stored, "the receipt stays"
+        assert settle(ledger, make_settlement(3))[0].seq == 2
+
+    def test_once_only_and_that_may_be_reversed_too(self, ledger: Ledger, make_settlement) -> None:
+        (stored,) = settle(ledger, make_settlement(1))
+        undone = ledger.reverse(stored.receipt_id, "wrong")
+        before = rows(ledger, entries)
+        with pytest.raises(LedgerError, match=f"{stored.receipt_id} is reversed already, by {undone}"):
+            ledger.reverse(stored.receipt_id, "wrong")
+        assert rows(ledger, entries) == before
+        again = ledger.reverse(undone, "was right")
+        assert again != undone
+        assert ledger.balance_usd_picos("acme") == OPENING_CREDIT_USD_PICOS - CHARGE_USD_PICOS
+        with pytest.raises(LedgerError, match="is reversed already"):
+            ledger.reverse(stored.receipt_id, "wrong after all")
+
+    @pytest.mark.parametrize("unknown", ["", "rcpt_none", "x" * 500, "\0", "\ud800", "\u202e"])
+    def test_what_is_not_there_is_not_reversed(self, ledger: Ledger, unknown: str) -> None:
+        with pytest.raises(LedgerError, match="the books have no transaction"):
+            ledger.reverse(unknown, "because")
+        assert rows(ledger, reversals) == []
+
+    @pytest.mark.parametrize("reason", ["", "  ", "two\nlines", "x" * 257, "\0"])
+    def test_it_needs_a_reason(self, ledger: Ledger, make_settlement, reason: str) -> None:
+        (stored,) = settle(ledger, make_settlement(1))
+        with pytest.raises(LedgerError, match="the reason for a reversal is a line of"):
+            ledger.reverse(stored.receipt_id, reason)
+        assert rows(ledger, reversals) == []
+
+    def test_a_receipt_that_was_free_has_nothing_to_reverse(self, ledger: Ledger, make_unavailable) -> None:
+        (stored,) = settle(ledger, make_unavailable(1))
+        with pytest.raises(LedgerError, match="the books have no transaction"):
+            ledger.reverse(stored.receipt_id, "because")

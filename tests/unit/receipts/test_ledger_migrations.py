@@ -1,6 +1,7 @@
+# ruff: noqa: S608 - the statements are this file's own
 """Ledgers of earlier schemas: they open, keep what they hold, and end as a fresh one begins."""
 
-import io
+import hashlib
 import os
 import sqlite3
 import subprocess
@@ -11,16 +12,18 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
-from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine
+from past_the_ledger import direct
+from postgres import PostgresServer
+from sqlalchemy import Connection, create_engine, inspect, make_url, text
 
 from metering.statements import MeterKey, StatementChain
+from receipts.document import signed_bytes
+from receipts.draft import RequestContext, draft_receipt
 from receipts.errors import LedgerUnavailable, LedgerUnusable
 from receipts.ledger import OPENING_CREDIT_USD_PICOS, Ledger
 from receipts.ledger_migrations import upgrade
-from receipts.ledger_migrations.versions import v0001_first_schema, v0002_meter_statement
 from receipts.ledger_schema import FIRST_REVISION, NEWEST_REVISION, metadata
 
 FIRST_LEDGER = Path(__file__).parent / "data" / "ledger-v1.sql"
@@ -97,6 +100,9 @@ def test_a_ledger_of_the_first_schema_opens_and_goes_on(first_ledger: Path, grou
         assert stored.signature == group.sign(stored.signed_bytes)
         assert stored.statement is None
     assert ledger.unsigned(10) == []
+    with ledger._database.transaction() as connection:
+        found_by = connection.execute(text("SELECT end_unix_ns, model, region, customer_tag FROM receipts")).all()
+    assert [(row[0] > 1.7e18, row[1], row[2]) for row in found_by] == [(True, "SmolLM2-135M-Instruct", "local")] * 2
     assert ledger.balance_usd_picos("acme") == OPENING_CREDIT_USD_PICOS - 2 * 43_056
     chain = StatementChain(MeterKey(bytes(32)), None)
     statement = chain.state(
@@ -147,8 +153,8 @@ def test_a_stored_statement_cannot_be_changed(first_ledger: Path, make_settlemen
     ledger.settle([make_settlement(9), make_settlement(10, outcome="failed")])
     ledger.close()
     for change, says in (
-        (f"UPDATE receipts SET {column} = 'x' WHERE seq = 3", "its signature once"),  # noqa: S608 - literals of this test
-        (f"UPDATE failed_attempts SET {column} = 'x'", "append-only"),  # noqa: S608
+        (f"UPDATE receipts SET {column} = 'x' WHERE seq = 3", "its signature once"),
+        (f"UPDATE failed_attempts SET {column} = 'x'", "append-only"),
     ):
         with sqlite3.connect(first_ledger) as direct, pytest.raises(sqlite3.IntegrityError, match=says):
             direct.execute(change)
@@ -202,17 +208,106 @@ def test_a_migration_that_fails_changes_nothing(first_ledger: Path) -> None:
     assert shape(first_ledger) == before
 
 
-def test_the_revisions_are_sql_for_postgresql_too() -> None:
-    """Written out only: there is no server here. SQLite's triggers are left out."""
-    written = io.StringIO()
-    context = MigrationContext.configure(dialect_name="postgresql", opts={"as_sql": True, "output_buffer": written})
-    with Operations.context(context):
-        for revision in (v0001_first_schema, v0002_meter_statement):
-            revision.upgrade()
-    assert "position BIGSERIAL NOT NULL" in written.getvalue()
-    for table in ("receipts", "failed_attempts"):
-        assert f"ALTER TABLE {table} ADD COLUMN statement TEXT" in written.getvalue()
-    assert "TRIGGER" not in written.getvalue()
+def second_ledger(url: str, receipts: int, make_settlement) -> list[tuple[object, ...]]:
+    """A ledger as revision 0002 left it, with so many receipts; gives what they are to be found by."""
+    engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    found_by = []
+    with engine.begin() as connection:
+        upgrade(connection, FIRST_REVISION, to="0002")
+        connection.execute(text("INSERT INTO accounts VALUES ('acme', 0)"))
+        previous = None
+        for seq in range(1, receipts + 1):
+            tag = "büro" if seq % 2 else None
+            settlement = make_settlement(seq, customer_tag=tag)
+            context = RequestContext.from_json(settlement.context)
+            receipt = draft_receipt(context, settlement, key_id="0" * 16, seq=seq, prev_sha256=previous)
+            signed = signed_bytes(receipt)
+            previous = hashlib.sha256(signed).hexdigest()
+            row = {
+                "receipt_id": receipt.receipt_id,
+                "request_id": settlement.request_id,
+                "seq": seq,
+                "signed_bytes": signed,
+                "signed_sha256": bytes.fromhex(previous),
+                "statement": settlement.statement.statement,
+                "statement_signature": settlement.statement.signature,
+            }
+            values = ", ".join(f":{name}" for name in row)
+            connection.execute(
+                text(f"INSERT INTO receipts ({', '.join(row)}, account, created_unix_ns) VALUES ({values}, 'acme', 0)"),
+                row,
+            )
+            found_by.append((receipt.execution.end_unix_ns, "SmolLM2-135M-Instruct", "local", tag))
+    engine.dispose()
+    return found_by
+
+
+def test_receipts_of_the_second_schema_are_found_by_what_their_bytes_say(ledger_url: str, make_settlement) -> None:
+    """More of them than are read at once, and on either database."""
+    expected = second_ledger(ledger_url, 2100, make_settlement)
+    ledger = opened_at(ledger_url)
+    with ledger._database.transaction() as connection:
+        found = connection.execute(
+            text("SELECT end_unix_ns, model, region, customer_tag FROM receipts ORDER BY seq")
+        ).all()
+    assert [tuple(row) for row in found] == expected
+    assert len(ledger.waiting()) == 2100
+    (stored,) = ledger.settle([make_settlement(3000)])
+    assert stored.seq == 2101
+    ledger.close()
+
+
+def test_a_damaged_receipt_is_named_and_nothing_is_changed(ledger_url: str, make_settlement) -> None:
+    second_ledger(ledger_url, 3, make_settlement)
+    with direct(ledger_url) as connection:
+        if connection.dialect.name == "sqlite":
+            connection.execute(text("DROP TRIGGER receipts_update"))
+        connection.execute(text("UPDATE receipts SET signed_bytes = :half WHERE seq = 2"), {"half": b'{"typ":'})
+        if connection.dialect.name == "sqlite":
+            connection.execute(text("CREATE TRIGGER receipts_update BEFORE UPDATE ON receipts BEGIN SELECT 1; END"))
+    for _ in range(2):
+        with pytest.raises(LedgerUnusable, match="receipt 2 of account acme is damaged: its bytes are no receipt"):
+            opened_at(ledger_url)
+    with direct(ledger_url) as connection:
+        assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "0002"
+        assert "model" not in {each["name"] for each in inspect(connection).get_columns("receipts")}
+
+
+def opened_at(url: str) -> Ledger:
+    return Ledger.open(url, wall_clock_ns=lambda: 7, random_bytes=os.urandom, key_id="0" * 16)
+
+
+def postgres_shape(url: str) -> dict[str, object]:
+    """Columns, constraints, indexes and triggers of all tables."""
+    with direct(url) as connection:
+        queries = {
+            "columns": "SELECT table_name, column_name, data_type, is_nullable, character_maximum_length "
+            "FROM information_schema.columns WHERE table_schema = 'public'",
+            "indexes": "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename <> 'alembic_version'",
+            "constraints": "SELECT conrelid::regclass::text, pg_get_constraintdef(oid) FROM pg_constraint "
+            "WHERE connamespace = 'public'::regnamespace",
+            "triggers": "SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal",
+            "function": "SELECT regexp_replace(prosrc, '\\s+', ' ', 'g') FROM pg_proc WHERE proname = 'ledger_forbid'",
+        }
+        return {
+            name: sorted(" ".join(str(tuple(row)).split()) for row in connection.exec_driver_sql(query))
+            for name, query in queries.items()
+        }
+
+
+def test_on_postgresql_too_every_way_leads_to_the_same_schema(postgres_server: PostgresServer, make_settlement) -> None:
+    fresh, made = (postgres_server.url(postgres_server.new_database()) for _ in range(2))
+    opened_at(fresh).close()
+    second_ledger(made, 1, make_settlement)
+    opened_at(made).close()
+    assert postgres_shape(made) == postgres_shape(fresh)
+    assert len(postgres_shape(fresh)["triggers"]) == 6 + 6 + 4
+    engine = create_engine(made.replace("postgresql:", "postgresql+psycopg:"))
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    engine.dispose()
+    for url in (fresh, made):
+        postgres_server.drop_database(make_url(url).database)
 
 
 def test_a_current_ledger_opens_without_alembic(path: Path) -> None:

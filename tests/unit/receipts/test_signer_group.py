@@ -21,6 +21,7 @@ from receipts.frost.errors import FrostError
 from receipts.group_record import GroupRecord
 from receipts.meter_enrolment import MeterEnrolment
 from receipts.signer import Signer
+from receipts.signer_exclusions import Exclusions
 from receipts.signer_group import SignerGroup, enrol_meter
 from receipts.signer_messages import (
     CeremonyPlan,
@@ -435,6 +436,134 @@ async def test_wrong_shares_name_and_exclude_the_culprit(house: House, culprits:
     assert len(house.ports[culprits[0]].calls) == calls
 
 
+async def test_an_exclusion_outlives_the_coordinator_and_is_lifted_by_a_person(house: House, caplog) -> None:
+    group = await house.start()
+    house.ports[2].spoil_reply = spoil_shares
+    messages = chain(4)
+    await house.sign(group, messages[:1])
+    assert (
+        "signer 2 is excluded: wrong signature shares from [2]; once it is seen to: jc signers readmit 2" in caplog.text
+    )
+    house.ports[2].spoil_reply = lambda reply: reply
+    again = await house.start()
+    assert again.excluded == {2: "wrong signature shares from [2]"}
+    calls = house.ports[2].calls.count("sign")
+    async with dead(house, 1, 3):
+        with pytest.raises(QuorumUnavailable, match=r"signer 2: excluded: wrong signature shares"):
+            await again.sign(unstated(messages[1:2]))
+        await again.readmit(2)
+        assert verified(again, messages[1:2], await house.sign(again, messages[1:2]))
+    assert house.ports[2].calls.count("sign") > calls
+    with pytest.raises(SigningError, match="signer 2 is not excluded"):
+        await again.readmit(2)
+    assert (await house.start()).excluded == {}
+
+
+async def test_the_report_says_how_each_signer_is(house: House, tmp_path: Path) -> None:
+    group = await house.start()
+    house.ports[3].spoil_reply = spoil_shares
+    no = ShareRefused(reason=Refusal.POLICY, detail="no")
+    house.ports[2].spoil_reply = lambda reply: replace(reply, outcomes=(no,) * len(reply.outcomes))
+    await house.sign(group, chain(3))
+    async with dead(house, 4):
+        one, two, three, four, five = await group.members()
+    assert (one.state, one.reason, one.status.accounts, one.status.vouched) == ("ready", None, 1, 0)
+    assert one.status.unused_nonces > 0
+    assert (two.state, three.state, four.state, five.state) == ("ready", "excluded", "away", "ready")
+    assert (three.reason, four.reason) == ("wrong signature shares from [3]", "dead")
+    assert four.status is None
+    assert [each.last_refusal for each in (one, two, five)] == [None, "no", None]
+    stranger = open_stranger(tmp_path)
+    house.ports[1]._signer = stranger
+    assert (await group.members())[0].state == "no share"
+    stranger.close()
+
+
+def open_stranger(folder: Path) -> Signer:
+    return Signer(
+        identifier=1, folder=folder / "stranger", share_secret=SECRET, policy=ToyPolicy(), random_bytes=os.urandom
+    )
+
+
+async def test_calls_that_overlap_go_on_with_one_chain(house: House) -> None:
+    """As the signing loop makes them: the next batch is at the signers while the last one's shares are put together."""
+    house.max_batch = 4
+    group = await house.start()
+    messages = chain(40)
+    batches = [messages[start : start + 4] for start in range(0, 40, 4)]
+    results = await asyncio.gather(*(group.sign(unstated(batch)) for batch in batches))
+    for batch, signatures in zip(batches, results, strict=True):
+        assert verified(group, batch, signatures)
+    assert "sign" not in house.ports[4].calls + house.ports[5].calls
+    assert house.book.asked == []
+
+
+async def test_a_spare_signer_takes_over_in_the_middle_of_overlapping_calls(house: House) -> None:
+    """It is behind on receipts that were signed in the calls before, which the ledger does not have yet."""
+    house.max_batch = 4
+    group = await house.start()
+    messages = chain(40)
+    answered = 0
+
+    def die_later(reply: SigningReply) -> SigningReply:
+        nonlocal answered
+        answered += 1
+        if answered > 3:
+            raise SignerUnavailable("gone")
+        return reply
+
+    house.ports[2].spoil_reply = die_later
+    batches = [messages[start : start + 4] for start in range(0, 40, 4)]
+    results = await asyncio.gather(*(group.sign(unstated(batch)) for batch in batches))
+    signed = [each for signatures in results for each in signatures if isinstance(each, bytes)]
+    assert len(signed) >= 12, "what was signed before is not lost"
+    late = [
+        message
+        for batch, signatures in zip(batches, results, strict=True)
+        for message, signature in zip(batch, signatures, strict=True)
+        if isinstance(signature, SigningRefused)
+    ]
+    for batch, signatures in zip(batches, results, strict=True):
+        house.book.keep(batch, signatures)
+    assert verified(group, late, await house.sign(group, late)), "the rest is signed when it is offered again"
+
+
+async def test_more_commitments_are_asked_for_when_too_few_are_left(house: House) -> None:
+    """As with a signer that gives none along with its shares."""
+    house.max_batch = 4
+    group = await house.start()
+    for each in (1, 2, 3):
+        house.ports[each].spoil_reply = lambda reply: replace(reply, fresh=None)
+    messages = chain(22)
+    for start, end in ((0, 4), (4, 8), (8, 11), (11, 15), (15, 18), (18, 22)):
+        assert verified(group, messages[start:end], await house.sign(group, messages[start:end]))
+    assert house.ports[1].calls.count("commit") == 2, "twelve at a time"
+
+
+async def test_fresh_commitments_come_with_the_shares(house: House) -> None:
+    house.max_batch = 4
+    group = await house.start()
+    messages = chain(60)
+    for start in range(0, 60, 4):
+        await house.sign(group, messages[start : start + 4])
+    assert [house.ports[each].calls.count("commit") for each in (1, 2, 3)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda fresh: replace(fresh, identifier=1),
+        lambda fresh: replace(fresh, commitments=(replace(fresh.commitments[0], identifier=1), *fresh.commitments[1:])),
+    ],
+)
+async def test_malformed_fresh_commitments_exclude_their_sender(house: House, spoil) -> None:
+    group = await house.start()
+    house.ports[3].spoil_reply = lambda reply: replace(reply, fresh=spoil(reply.fresh))
+    messages = chain(2)
+    assert verified(group, messages, await house.sign(group, messages))
+    assert sorted(group.excluded) == [3]
+
+
 async def test_one_wrong_share_among_many_costs_only_that_message_another_try(house: House) -> None:
     """The spare signer is behind by then; the head that it needs was signed in this very call."""
     group = await house.start()
@@ -695,6 +824,12 @@ async def test_the_ports_must_be_the_groups(house: House) -> None:
     group = await house.start()
     ports = {each: house.ports[each] for each in (1, 2, 3, 4)}
     with pytest.raises(SigningError, match="were started"):
-        SignerGroup(record=group.record, ports=ports, heads=house.book)
+        SignerGroup(record=group.record, ports=ports, heads=house.book, exclusions=Exclusions.beside(house.record_path))
     with pytest.raises(SigningError, match="1 to 1024"):
-        SignerGroup(record=group.record, ports=house.ports, heads=house.book, max_batch=0)
+        SignerGroup(
+            record=group.record,
+            ports=house.ports,
+            heads=house.book,
+            exclusions=Exclusions.beside(house.record_path),
+            max_batch=0,
+        )

@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from receipts.signer_messages import HeadWanted, Refusal, ShareRefused
-from receipts.signer_store import _FIRST_SCHEMA, ChainClaim, Mark, MarkStore, StatementNumber, judge
+from receipts.signer_store import (
+    _FIRST_SCHEMA,
+    ChainClaim,
+    HeadClaim,
+    Mark,
+    MarkStore,
+    StatementNumber,
+    judge,
+    judge_head,
+)
 from receipts.signing_errors import ShareUnusable, SigningError
 
 KEY = bytes(32)
@@ -250,6 +259,29 @@ def test_whatever_is_asked_one_receipt_per_place_is_vouched_for_and_chains_hold(
     for (account, seq), each in admitted.items():
         if seq > 1:
             assert admitted[account, seq - 1].sha256 == each.prev_sha256
+
+
+def test_a_head_ends_exactly_at_the_mark() -> None:
+    mark = Mark(seq=3, sha256=digest("acme", 3))
+
+    def head(last_seq: int, version: str = "a") -> HeadClaim:
+        return HeadClaim(account="acme", last_seq=last_seq, last_sha256=digest("acme", last_seq, version))
+
+    assert judge_head(head(3), mark) is None
+    cases = ((head(2), "at least 3"), (head(4), "is not proved"), (head(3, "b"), "names another receipt 3"))
+    for claimed, says in cases:
+        refused = judge_head(claimed, mark)
+        assert refused is not None
+        assert (refused.reason, says in refused.detail) == (Refusal.CHAIN, True), refused.detail
+    assert judge_head(head(1), None) is not None
+
+
+def test_a_head_is_judged_after_the_receipts_that_came_with_it(store: MarkStore) -> None:
+    ends = HeadClaim(account="acme", last_seq=2, last_sha256=digest("acme", 2))
+    assert reasons(store.admit([ends])) == [Refusal.CHAIN]
+    assert store.admit([ends], heads=[claim(2)]) == [None]
+    assert store.mark("acme") == Mark(seq=2, sha256=digest("acme", 2))
+    assert reasons(store.admit([claim(3), ends])) == [None, Refusal.CHAIN]
 
 
 def test_judging_is_pure() -> None:

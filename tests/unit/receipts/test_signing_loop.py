@@ -166,6 +166,76 @@ async def test_no_signature_is_stored_that_does_not_verify(
         await all_signed(writer, group, [1])
 
 
+async def test_batches_overlap_and_trouble_with_one_begins_no_other(tmp_path: Path, group, make_settlement) -> None:
+    ledger = open_ledger(tmp_path / "l.db", group.key_id)
+    for start in range(0, 10 * MAX_BATCH, MAX_BATCH):
+        ledger.settle([make_settlement(n) for n in range(start + 1, start + MAX_BATCH + 1)])
+    ledger.close()
+    signers = Signers(group)
+    on_their_way = most = failed = 0
+
+    async def slow(messages: Sequence[tuple[bytes, None]]) -> list[bytes]:
+        nonlocal on_their_way, most, failed
+        on_their_way += 1
+        most = max(most, on_their_way)
+        await asyncio.sleep(0.01)
+        on_their_way -= 1
+        if not failed:
+            failed = 1
+            raise QuorumUnavailable("2 of 3 needed signers answer")
+        signers.calls.append(len(messages))
+        return [group.sign(message) for message, _ in messages]
+
+    signers.sign = slow
+    async with running(tmp_path / "l.db", signers) as writer:
+        await all_signed(writer, group, [1, *range(MAX_BATCH, 11 * MAX_BATCH, MAX_BATCH)])
+        assert writer.backlog.count == 0
+    assert most > 1
+    assert sum(signers.calls) == 10 * MAX_BATCH, "each was signed once, though three batches were on their way"
+
+
+async def test_without_a_quorum_the_rest_is_not_tried(tmp_path: Path, group, make_settlement) -> None:
+    """Each try costs a deadline."""
+    writer = await LedgerWriter.open(lambda: open_ledger(tmp_path / "l.db", group.key_id))
+    for start in range(0, 10 * MAX_BATCH, MAX_BATCH):
+        await settle(writer, [make_settlement(n) for n in range(start + 1, start + MAX_BATCH + 1)])
+    tries = 0
+    tried = asyncio.Event()
+
+    async def fail(_: Sequence[tuple[bytes, None]]) -> list[bytes]:
+        nonlocal tries
+        tries += 1
+        tried.set()
+        await asyncio.sleep(0)
+        raise QuorumUnavailable("2 of 3 needed signers answer")
+
+    loop = SigningLoop(writer, sign=fail, public_key=group.public_key, first_pause_s=60)
+    task = asyncio.create_task(loop.run())
+    await tried.wait()
+    async with loop.at_rest():
+        assert 1 <= tries < 10
+    task.cancel()
+    await writer.close()
+
+
+async def test_at_rest_nothing_is_on_its_way(tmp_path: Path, group, make_settlement) -> None:
+    signers = Signers(group)
+    writer = await LedgerWriter.open(lambda: open_ledger(tmp_path / "l.db", group.key_id))
+    waited: list[int] = []
+    loop = SigningLoop(writer, sign=signers.sign, public_key=group.public_key, on_signed=waited.extend)
+    task = asyncio.create_task(loop.run())
+    async with loop.at_rest():
+        await settle(writer, [make_settlement(n) for n in (1, 2, 3)])
+        await asyncio.sleep(0.05)
+        assert (signers.calls, waited) == ([], [])
+        assert writer.backlog.count == 3
+    await all_signed(writer, group, [1, 2, 3])
+    assert len(waited) == 3
+    assert min(waited) > 0
+    task.cancel()
+    await writer.close()
+
+
 async def test_too_few_answers_count_as_none(tmp_path: Path, group, make_settlement, caplog) -> None:
     signers = Signers(group)
 

@@ -80,7 +80,7 @@ _fields = st.sampled_from(
 @given(st.dictionaries(_fields, _json, max_size=6))
 def test_no_object_makes_the_request_reader_raise_anything_else(body):
     try:
-        request = parse_chat({**_GOOD, **body})
+        request = parse_chat({**_GOOD, **body}, 100)
     except RequestRefused as refused:
         assert refused.status == HTTPStatus.UNPROCESSABLE_ENTITY
         assert refused.param
@@ -107,7 +107,7 @@ def test_no_object_makes_the_request_reader_raise_anything_else(body):
 )
 def test_a_wrong_field_is_422_and_named(change, param):
     with pytest.raises(RequestRefused) as refused:
-        parse_chat({**_GOOD, **change})
+        parse_chat({**_GOOD, **change}, 100)
     assert (refused.value.status, refused.value.param) == (HTTPStatus.UNPROCESSABLE_ENTITY, param)
 
 
@@ -125,7 +125,7 @@ def test_what_routing_needs_is_read():
             {"role": "user", "content": [{"type": "text", "text": "last"}, {"type": "image_url", "image_url": {}}]},
         ],
     }
-    request = parse_chat(json.loads(json.dumps(body)))
+    request = parse_chat(json.loads(json.dumps(body)), 100)
     assert (request.stream, request.include_usage, request.max_tokens) == (True, True, 7)
     assert request.features == {"tools", "images"}
     assert request.signs.earlier_turns == 1

@@ -1,0 +1,205 @@
+"""What one commit of settlements stores: read what is there, take each settlement in, write table by table."""
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Self
+
+from sqlalchemy import Connection, insert, select
+
+from metering.settlement import Settlement
+from metering.statements import SignedStatement
+from receipts.document import Receipt, signed_bytes
+from receipts.draft import RequestContext, draft_receipt
+from receipts.errors import InvalidDocument, SettlementRefused
+from receipts.ledger_books import METER, OVERHEAD, REVENUE, EntryRow, transfer
+from receipts.ledger_chains import ExaminedHeads, Head, heads
+from receipts.ledger_rows import STORED, customer_book, stored_receipt
+from receipts.ledger_schema import MICROJOULES, USD_PICOS, entries, failed_attempts, receipts
+from receipts.stored_receipt import StoredReceipt
+
+_MOST: Final = 2**63 - 1
+_MOST_SIGNATURE_CHARACTERS: Final = 128
+
+
+@dataclass(slots=True, kw_only=True)
+class SettlementCommit:
+    """What one transaction stores."""
+
+    now_ns: int
+    key_id: str
+    heads: dict[str, Head]
+    damaged: Mapping[str, str]
+    known: dict[str, StoredReceipt]
+    failures: set[bytes]
+    entry_rows: list[EntryRow] = field(default_factory=list)
+    _receipt_rows: list[dict[str, object]] = field(default_factory=list)
+    _failure_rows: list[dict[str, object]] = field(default_factory=list)
+
+    @classmethod
+    def prepare(
+        cls,
+        connection: Connection,
+        settlements: Sequence[Settlement],
+        accounts: Collection[str],
+        examined: ExaminedHeads,
+        *,
+        now_ns: int,
+        key_id: str,
+    ) -> Self:
+        """Read what is already there for these settlements: a query per table, not per settlement."""
+        ids = [_receipt_id(each) for each in settlements]
+        found = connection.execute(select(*STORED).where(receipts.c.receipt_id.in_(ids)))
+        failed = [_settlement_hash(each) for each in settlements if each.outcome == "failed"]
+        booked = failed_attempts.c.settlement_sha256
+        chains = heads(connection, accounts)
+        return cls(
+            now_ns=now_ns,
+            key_id=key_id,
+            heads=chains,
+            damaged=examined.damage(connection, chains),
+            known={row.receipt_id: stored_receipt(row) for row in found},
+            failures=set(connection.scalars(select(booked).where(booked.in_(failed)))) if failed else set(),
+        )
+
+    def settle(self, context: RequestContext, settlement: Settlement) -> StoredReceipt | None:
+        """Take one settlement in; None for an attempt that failed.
+
+        Raises:
+            SettlementRefused: it cannot be stored.
+        """
+        if context.account not in self.heads:
+            raise SettlementRefused(settlement.request_id, f"there is no account {context.account!r}")
+        known = self.known.get(_receipt_id(settlement))
+        if known is not None and known.account != context.account:
+            raise SettlementRefused(settlement.request_id, "another account has a receipt of that id")
+        if settlement.outcome == "failed":
+            self._add_failure(context, settlement)
+            return known
+        return known or self._add_receipt(context, settlement)
+
+    def write(self, connection: Connection) -> None:
+        """Insert all that was taken in."""
+        for table, rows in (
+            (receipts, self._receipt_rows),
+            (failed_attempts, self._failure_rows),
+            (entries, self.entry_rows),
+        ):
+            if rows:
+                connection.execute(insert(table), rows)
+
+    def _add_receipt(self, context: RequestContext, settlement: Settlement) -> StoredReceipt:
+        statement = settlement.statement
+        if statement is None:
+            raise SettlementRefused(
+                settlement.request_id, "it comes without a statement of its meter, and its receipt could not be signed"
+            )
+        damage = self.damaged.get(context.account)
+        if damage is not None:
+            raise SettlementRefused(
+                settlement.request_id,
+                f"{damage}. Nothing is built on it: restore the ledger from a copy, then it is stored when it is "
+                "offered again; `jc ledger check` says what else is damaged",
+            )
+        head = self.heads[context.account]
+        receipt = draft_receipt(
+            context,
+            settlement,
+            key_id=self.key_id,
+            seq=head.seq + 1,
+            prev_sha256=None if head.sha256 is None else head.sha256.hex(),
+        )
+        signed = signed_bytes(receipt)
+        new = StoredReceipt(
+            receipt_id=receipt.receipt_id,
+            account=context.account,
+            seq=receipt.chain.seq,
+            signed_bytes=signed,
+            signature=None,
+            statement=statement,
+        )
+        digest = hashlib.sha256(signed).digest()
+        self.known[new.receipt_id] = new
+        self.heads[new.account] = Head(seq=new.seq, sha256=digest)
+        self._receipt_rows.append(self._row(new, digest, receipt, settlement.request_id, statement))
+        payer = customer_book(new.account)
+        self._enter(new.receipt_id, MICROJOULES, METER, payer, settlement.energy.total_microjoules or 0)
+        self._enter(new.receipt_id, USD_PICOS, payer, REVENUE, receipt.price.usd_picos)
+        return new
+
+    def _row(
+        self, new: StoredReceipt, digest: bytes, receipt: Receipt, request_id: str, statement: SignedStatement
+    ) -> dict[str, object]:
+        return {
+            "receipt_id": new.receipt_id,
+            "account": new.account,
+            "request_id": request_id,
+            "seq": new.seq,
+            "signed_bytes": new.signed_bytes,
+            "signed_sha256": digest,
+            "created_unix_ns": self.now_ns,
+            "statement": statement.statement,
+            "statement_signature": statement.signature,
+            "end_unix_ns": receipt.execution.end_unix_ns,
+            "model": receipt.workload.model,
+            "region": receipt.silicon.region,
+            "customer_tag": receipt.workload.customer_tag,
+        }
+
+    def _add_failure(self, context: RequestContext, settlement: Settlement) -> None:
+        digest = _settlement_hash(settlement)
+        if digest in self.failures:
+            return
+        self.failures.add(digest)
+        energy_microjoules = settlement.energy.total_microjoules
+        statement = settlement.statement
+        self._failure_rows.append(
+            {
+                "settlement_sha256": digest,
+                "account": context.account,
+                "request_id": settlement.request_id,
+                "energy_microjoules": energy_microjoules,
+                "created_unix_ns": self.now_ns,
+                "statement": statement and statement.statement,
+                "statement_signature": statement and statement.signature,
+            }
+        )
+        self._enter(f"failed:{digest.hex()}", MICROJOULES, METER, OVERHEAD, energy_microjoules or 0)
+
+    def _enter(self, transaction_id: str, unit: str, giver: str, taker: str, amount: int) -> None:
+        self.entry_rows += transfer(transaction_id, unit, giver, taker, amount, self.now_ns)
+
+
+def context_of(settlement: Settlement) -> RequestContext:
+    """What the door knew of the request.
+
+    Raises:
+        SettlementRefused: there is none, it is another request's, or a figure could not be stored: the others in
+            the same commit must not fail with this one.
+    """
+    try:
+        context = RequestContext.from_json(settlement.context)
+    except InvalidDocument as error:
+        raise SettlementRefused(settlement.request_id, str(error)) from error
+    if context.receipt_id != _receipt_id(settlement):
+        raise SettlementRefused(settlement.request_id, f"its context is that of {context.receipt_id}")
+    if not 0 <= (settlement.energy.total_microjoules or 0) <= _MOST:
+        raise SettlementRefused(settlement.request_id, "its energy is not a whole number of 0 to 2^63 - 1 microjoules")
+    statement = settlement.statement
+    if statement is not None and not (
+        statement.statement.isascii()
+        and "\0" not in statement.statement
+        and statement.signature.isalnum()
+        and statement.signature.isascii()
+        and len(statement.signature) <= _MOST_SIGNATURE_CHARACTERS
+    ):
+        raise SettlementRefused(settlement.request_id, "its meter's statement is not text that can be stored")
+    return context
+
+
+def _receipt_id(settlement: Settlement) -> str:
+    return f"rcpt_{settlement.request_id}"
+
+
+def _settlement_hash(settlement: Settlement) -> bytes:
+    return hashlib.sha256(settlement.to_json()).digest()

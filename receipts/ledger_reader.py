@@ -1,0 +1,319 @@
+"""Reading the ledger beside its writer: receipts by pages, the ends of an account's chain, an account's entries."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final, Self
+
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, or_, select
+
+from receipts.document import with_signature
+from receipts.errors import LedgerUnavailable
+from receipts.ledger_books import exact_sum
+from receipts.ledger_database import ReadingDatabase
+from receipts.ledger_rows import STORED, customer_book, stored_receipt
+from receipts.ledger_schema import MICROJOULES, USD_PICOS, entries, receipts, reversals
+from receipts.receipt_query import ReceiptQuery, ReceiptsPage
+from receipts.stored_receipt import StoredReceipt
+
+_OPENING: Final = "opening:"
+_LINE: Final = (receipts.c.seq, receipts.c.signed_bytes, receipts.c.signature)
+_PAST_ALL: Final = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerPosition:
+    """How far an account's entries have been read, in order of time, and with which balance.
+
+    A reading covers the entries from ``since_unix_ns`` on up to ``last_unix_ns``, which its first page sets to that
+    of the newest entry then: what is entered while one reads is not in it.
+    """
+
+    since_unix_ns: int = 0
+    last_unix_ns: int | None = None
+    created_unix_ns: int = -1
+    transaction_id: str = ""
+    balance_usd_picos: int = 0
+    entries_read: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerLine:
+    """What one transaction did to an account, and the balance after it.
+
+    ``kind`` is ``receipt``, ``reversal``, ``opening-credit`` or ``other``. The receipt is the one that was charged or
+    reversed; None with what is on it where there is none.
+    """
+
+    created_unix_ns: int
+    transaction_id: str
+    kind: str
+    receipt_id: str | None
+    model: str | None
+    region: str | None
+    customer_tag: str | None
+    microjoules: int
+    usd_picos: int
+    balance_usd_picos: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerPage:
+    """Transactions in order of time, and the position after them; None when there are no more."""
+
+    lines: tuple[LedgerLine, ...]
+    next: LedgerPosition | None
+
+
+class LedgerReader:
+    """Reads beside the writer, without holding it up. Any thread may use it, several at once.
+
+    Each method reads one consistent state, in one short transaction. Each may raise `LedgerUnavailable` and
+    `LedgerUnusable`.
+    """
+
+    def __init__(self, database: ReadingDatabase) -> None:
+        self._database = database
+
+    @classmethod
+    def open(cls, url: str) -> Self:
+        """Open the ledger at an SQLAlchemy URL, which has to be one already."""
+        return cls(ReadingDatabase.open(url))
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._database.close()
+
+    def page(
+        self, query: ReceiptQuery, *, after_seq: int, limit: int, newest_first: bool = False
+    ) -> list[StoredReceipt]:
+        """At most ``limit`` of the receipts, in order of ``seq``, those after ``after_seq`` in that order.
+
+        ``after_seq`` 0 begins at the order's beginning, which for ``newest_first`` is the chain's end.
+        """
+        with self._database.snapshot() as connection:
+            query = query if after_seq else _placed(connection, query)
+            statement = page_statement(query, after_seq=after_seq, limit=limit, newest_first=newest_first)
+            return [stored_receipt(row) for row in connection.execute(statement)]
+
+    def page_lines(
+        self, query: ReceiptQuery, *, after_seq: int, limit: int, newest_first: bool = False
+    ) -> ReceiptsPage:
+        """As `page`, written out as canonical lines, and knowing whether more come after them."""
+        with self._database.snapshot() as connection:
+            query = query if after_seq else _placed(connection, query)
+            statement = page_statement(query, after_seq=after_seq, limit=limit + 1, newest_first=newest_first)
+            # Of the stored columns only these: what is not fetched takes no processor from the commits.
+            found = connection.execute(statement.with_only_columns(*_LINE)).all()
+        shown = found[:limit]
+        return ReceiptsPage(
+            lines=b"".join(with_signature(signed, signature) + b"\n" for _, signed, signature in shown),
+            next_after_seq=shown[-1][0] if len(found) > limit else None,
+            first_seq=query.first_seq,
+            last_seq=query.last_seq,
+        )
+
+    def bounds(self, account: str, since_unix_ns: int | None) -> tuple[StoredReceipt, StoredReceipt] | None:
+        """The first receipt that ended at ``since_unix_ns`` or after it, and the last one of the signed prefix.
+
+        The first is the one of smallest ``seq``; the prefix ends before the account's first unsigned receipt. None
+        when nothing lies between the two.
+        """
+        whole = ReceiptQuery(account=account, since_unix_ns=since_unix_ns)
+        with self._database.snapshot() as connection:
+            first = connection.execute(page_statement(_placed(connection, whole), after_seq=0, limit=1)).first()
+            last = connection.execute(last_signed_statement(account)).first()
+        if first is None or last is None or first.seq > last.seq:
+            return None
+        return stored_receipt(first), stored_receipt(last)
+
+    def entries_page(self, account: str, after: LedgerPosition, limit: int) -> LedgerPage:
+        """At most ``limit`` transactions of the account, those after a position.
+
+        Raises:
+            LedgerUnavailable: the machine's clock went back while this was being read, and an entry made meanwhile
+                would be missing. Read from the beginning.
+        """
+        with self._database.snapshot() as connection:
+            position = after if after.last_unix_ns is not None else _beginning(connection, account, after.since_unix_ns)
+            rows = connection.execute(entries_statement(account, position, limit)).all()
+            lines = []
+            for row in rows:
+                balance = position.balance_usd_picos + int(row.usd_picos)
+                lines.append(_line(row, balance))
+                position = replace(
+                    position,
+                    created_unix_ns=row.created_unix_ns,
+                    transaction_id=row.transaction_id,
+                    balance_usd_picos=balance,
+                    entries_read=position.entries_read + row.entry_count,
+                )
+            if len(rows) == limit:
+                return LedgerPage(lines=tuple(lines), next=position)
+            _check_whole(connection, account, position)
+        return LedgerPage(lines=tuple(lines), next=None)
+
+
+def page_statement(query: ReceiptQuery, *, after_seq: int, limit: int, newest_first: bool = False) -> Select[Any]:
+    """The query of `LedgerReader.page`: a walk along the account's chain, or along a tag's receipts in it."""
+    seq = receipts.c.seq
+    wanted = [receipts.c.account == query.account, *_conditions(query)]
+    if after_seq:
+        wanted.append(seq < after_seq if newest_first else seq > after_seq)
+    return select(*STORED).where(*wanted).order_by(seq.desc() if newest_first else seq).limit(limit)
+
+
+def place_statement(account: str, *, since_unix_ns: int | None = None, until_unix_ns: int | None = None) -> Select[Any]:
+    """Where the first receipt that ended since then, or the last one that ended before, stands in the chain.
+
+    Ends ascend with ``seq``, but not strictly, since a settlement may come late: all that ended so are looked at, in
+    the index of ends. Of two receipts of an account the later one has the greater ``position``, which the index of
+    a table of SQLite's has in it.
+    """
+    of_account = receipts.c.account == account
+    if since_unix_ns is not None:
+        position = select(func.min(receipts.c.position)).where(of_account, receipts.c.end_unix_ns >= since_unix_ns)
+    else:
+        position = select(func.max(receipts.c.position)).where(of_account, receipts.c.end_unix_ns < until_unix_ns)
+    return select(receipts.c.seq).where(receipts.c.position == position.correlate(None).scalar_subquery())
+
+
+def _placed(connection: Connection, query: ReceiptQuery) -> ReceiptQuery:
+    """The query with its bounds in time as bounds in the chain too, so that no walk is longer than it has to be.
+
+    They stay as conditions: between the two places there may be receipts that ended outside.
+    """
+    first_seq, last_seq = query.first_seq, query.last_seq
+    if query.since_unix_ns is not None:
+        place = connection.scalar(place_statement(query.account, since_unix_ns=query.since_unix_ns))
+        first_seq = max(first_seq or 0, _PAST_ALL if place is None else place)
+    if query.until_unix_ns is not None:
+        place = connection.scalar(place_statement(query.account, until_unix_ns=query.until_unix_ns))
+        last_seq = min(_PAST_ALL if last_seq is None else last_seq, place or 0)
+    return replace(query, first_seq=first_seq, last_seq=last_seq)
+
+
+def _conditions(query: ReceiptQuery) -> Iterator[ColumnElement[bool]]:
+    """What a receipt must be like, the account apart."""
+    if query.model is not None:
+        yield receipts.c.model == query.model
+    if query.region is not None:
+        yield receipts.c.region == query.region
+    if query.customer_tag is not None:
+        yield receipts.c.customer_tag == query.customer_tag
+    if query.since_unix_ns is not None:
+        yield receipts.c.end_unix_ns >= query.since_unix_ns
+    if query.until_unix_ns is not None:
+        yield receipts.c.end_unix_ns < query.until_unix_ns
+    if query.first_seq is not None:
+        yield receipts.c.seq >= query.first_seq
+    if query.last_seq is not None:
+        yield receipts.c.seq <= query.last_seq
+
+
+def last_signed_statement(account: str) -> Select[Any]:
+    """The last receipt before the account's first unsigned one."""
+    unsigned = (
+        select(receipts.c.seq)
+        # Not the column itself, or SQLite looks through all of the account's receipts for one, by some index that has
+        # it, instead of through the unsigned ones, which have an index of their own.
+        .where(receipts.c.account.concat("") == account, receipts.c.signature.is_(None))
+        .order_by(receipts.c.position)
+        .limit(1)
+        .correlate(None)
+        .scalar_subquery()
+    )
+    is_prefix = receipts.c.seq < func.coalesce(unsigned, _PAST_ALL)
+    return select(*STORED).where(receipts.c.account == account, is_prefix).order_by(receipts.c.seq.desc()).limit(1)
+
+
+def entries_statement(account: str, position: LedgerPosition, limit: int) -> Select[Any]:
+    """The query of `LedgerReader.entries_page`: a transaction a row, with the receipt that it is about."""
+    # Of those made at the position's own moment, the ones after it; earlier ones are out of bounds.
+    is_after = or_(
+        entries.c.created_unix_ns > position.created_unix_ns, entries.c.transaction_id > position.transaction_id
+    )
+    booked = (
+        select(
+            entries.c.created_unix_ns,
+            entries.c.transaction_id,
+            func.count().label("entry_count"),
+            _sum_of(MICROJOULES).label("microjoules"),
+            _sum_of(USD_PICOS).label("usd_picos"),
+        )
+        .where(*_within(account, position, max(position.since_unix_ns, position.created_unix_ns)), is_after)
+        .group_by(entries.c.created_unix_ns, entries.c.transaction_id)
+        .order_by(entries.c.created_unix_ns, entries.c.transaction_id)
+        .limit(limit)
+        .subquery()
+    )
+    about = func.coalesce(reversals.c.reverses, booked.c.transaction_id)
+    return (
+        select(
+            *booked.c,
+            reversals.c.reverses,
+            receipts.c.receipt_id,
+            receipts.c.model,
+            receipts.c.region,
+            receipts.c.customer_tag,
+        )
+        .select_from(booked)
+        .outerjoin(reversals, reversals.c.transaction_id == booked.c.transaction_id)
+        .outerjoin(receipts, receipts.c.receipt_id == about)
+        .order_by(booked.c.created_unix_ns, booked.c.transaction_id)
+    )
+
+
+def _sum_of(unit: str) -> ColumnElement[int]:
+    # One entry per transaction, unit and book account, by the primary key: nothing is added up, nothing overflows.
+    return func.sum(case((entries.c.unit == unit, entries.c.amount), else_=0))
+
+
+def _within(account: str, position: LedgerPosition, from_unix_ns: int) -> tuple[ColumnElement[bool], ...]:
+    created = entries.c.created_unix_ns
+    return (
+        entries.c.book_account == customer_book(account),
+        created >= from_unix_ns,
+        created <= position.last_unix_ns,
+    )
+
+
+def _beginning(connection: Connection, account: str, since_unix_ns: int) -> LedgerPosition:
+    mine = entries.c.book_account == customer_book(account)
+    last_unix_ns = connection.scalar(select(func.max(entries.c.created_unix_ns)).where(mine))
+    before = and_(mine, entries.c.unit == USD_PICOS, entries.c.created_unix_ns < since_unix_ns)
+    brought = exact_sum(connection, before)
+    return LedgerPosition(since_unix_ns=since_unix_ns, last_unix_ns=last_unix_ns or 0, balance_usd_picos=brought)
+
+
+def _check_whole(connection: Connection, account: str, position: LedgerPosition) -> None:
+    """Entries come in order of time as long as the clock does not go back; else one may have come in behind us."""
+    there = connection.scalar(
+        select(func.count()).select_from(entries).where(*_within(account, position, position.since_unix_ns))
+    )
+    if there != position.entries_read:
+        raise LedgerUnavailable(
+            "the machine's clock went back while the entries were being read, and one came in between; read them anew"
+        )
+
+
+def _line(row: "Row[*tuple[Any, ...]]", balance_usd_picos: int) -> LedgerLine:
+    return LedgerLine(
+        created_unix_ns=row.created_unix_ns,
+        transaction_id=row.transaction_id,
+        kind=_kind(row),
+        receipt_id=row.receipt_id,
+        model=row.model,
+        region=row.region,
+        customer_tag=row.customer_tag,
+        microjoules=int(row.microjoules),
+        usd_picos=int(row.usd_picos),
+        balance_usd_picos=balance_usd_picos,
+    )
+
+
+def _kind(row: "Row[*tuple[Any, ...]]") -> str:
+    if row.reverses is not None:
+        return "reversal"
+    if row.receipt_id is not None:
+        return "receipt"
+    return "opening-credit" if row.transaction_id.startswith(_OPENING) else "other"

