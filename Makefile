@@ -14,7 +14,7 @@ STAMP  := $(VENV)/.installed-$(LOCK)
 WHEELS := $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS),--torch-backend $(if $(filter gpu,$(LOCK)),auto,cpu))
 UV_PIP := VIRTUAL_ENV=$(VENV) $(UV) pip
 
-.PHONY: help install run demo test check format bench lock clean
+.PHONY: help install run demo test check format bench faults lock clean
 
 help: ## What can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -40,8 +40,11 @@ format: $(STAMP) ## Format the code
 
 install: $(STAMP) ## Only the environment
 
-bench: $(STAMP) ## Measure everything: set-up, against vLLM, signing, metering, energy, allocation, verifying (about 40 minutes)
+bench: $(STAMP) ## Measure everything: set-up, against vLLM, signing, metering, energy, ledger, export, verifying (about an hour)
 	$(VENV)/bin/python -m benchmarks
+
+faults: $(STAMP) ## Kill parts of a mesh at random, 200 rounds, and check that nothing is lost (about 20 minutes)
+	$(VENV)/bin/python tests/faults/kill_rounds.py --rounds 200
 
 lock: $(UV) ## Resolve the locks anew from pyproject.toml
 	clusters/locks/resolve $(UV)

@@ -55,6 +55,7 @@ LATENCY_S = 15.0
 FOLLOWED_ONE_IN = 10
 ACCOUNTS = 8
 POLL_S = 0.1
+ARRIVALS = 0.3
 NAMESPACE = "signing-benchmark"
 
 RECEIPT = Path(__file__).parents[1] / "tests" / "unit" / "receipts" / "data" / "unsigned-receipt.json"
@@ -392,7 +393,7 @@ async def measure_actors(folder: Path, count: int) -> tuple[Throughput, float, l
         await group.ledger.create_key.remote(Settlements.account_of(number), "benchmark")
     settlements = Settlements()
     throughput = await measure_throughput(group, settlements, count)
-    arrivals = 0.45 * throughput.per_second
+    arrivals = ARRIVALS * throughput.per_second
     return throughput, arrivals, await measure_latency(group, settlements, arrivals)
 
 

@@ -15,7 +15,7 @@ from receipts.stored_receipt import StoredReceipt
 
 MAX_BATCH: Final = 128
 """Receipts in one call to the signers."""
-_WINDOW: Final = 2048
+_WINDOW: Final = 4096
 """Receipts that are read from the ledger at once: the signers are idle while it is read and while its end is stored."""
 _BATCHES_AT_ONCE: Final = 4
 """One at the signers, one waiting at their door, one becoming signatures, one being stored."""
