@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ import uvicorn
 from nacl.signing import SigningKey
 
 from benchmarks.machine import peak_mebibytes
-from receipts.account_heads import sign_head
+from receipts.account_heads import AccountHeads
 from receipts.document import AccountHead, signed_bytes
 from receipts.ed25519 import key_id_of
 from receipts.ledger import Ledger
@@ -60,18 +61,21 @@ def ledger_in_place(writer: LedgerWriter, readers: LedgerReaders) -> SimpleNames
 
     async def receipts_page(query: ReceiptQuery, after_seq: int, limit: int, *, newest_first: bool) -> ReceiptsPage:
         return await readers.call(
-            lambda reader: reader.page_lines(query, after_seq=after_seq, limit=limit, newest_first=newest_first)
+            query.account,
+            lambda reader: reader.page_lines(query, after_seq=after_seq, limit=limit, newest_first=newest_first),
         )
 
     async def receipt(receipt_id: str, account: str, wait_s: float) -> StoredReceipt | None:
         return await writer.receipt(receipt_id, account, wait_for_signature_s=wait_s)
 
-    async def account_head(account: str, since_unix_ns: int | None) -> bytes | None:
-        bounds = await readers.call(lambda reader: reader.bounds(account, since_unix_ns))
-        return None if bounds is None else await sign_head(OneKey(), *bounds, now_unix_ns=time.time_ns())
-
-    methods = (account_of, receipts_page, receipt, account_head)
-    return SimpleNamespace(**{method.__name__: Remote(method) for method in methods})
+    heads = AccountHeads(readers, OneKey(), at_rest=nullcontext, wall_clock_ns=time.time_ns)
+    methods = {
+        "account_of": account_of,
+        "receipts_page": receipts_page,
+        "receipt": receipt,
+        "account_head": heads.signed,
+    }
+    return SimpleNamespace(**{name: Remote(method) for name, method in methods.items()})
 
 
 def open_ledger(url: str) -> Ledger:

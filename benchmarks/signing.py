@@ -352,7 +352,7 @@ async def measure_throughput(group: RunningGroup, settlements: Settlements, coun
     await group.enrol()
     seen: list[tuple[float, int, float]] = []
     while True:
-        left = await group.ledger.unsigned_count.remote()
+        left = (await group.ledger.signers_report.remote()).backlog.count
         if left == 0:
             break
         if left < count:

@@ -284,7 +284,7 @@ class _Start:
         ray_serve.start(http_options={"host": mesh.host, "port": mesh.port})
         app = application(
             [_deployment(pool, self._settings, self._engine) for pool in self._settings.pools],
-            build_door=partial(build_door, self._settings),
+            build_door=door_builder(self._settings),
             ledger=ledger,
             group_key=group_key,
             namespace=self._session.namespace,
@@ -427,6 +427,11 @@ def vllm_engine(pool: PoolSettings, settings: Settings) -> VllmSpec:
         arguments=model.engine_arguments,
         threads=pool.threads_per_replica,
     )
+
+
+def door_builder(settings: Settings) -> Callable[[Dispatch, Holds], Door]:
+    """What travels to the ingress replicas and makes their door there: not the ledger's URL, which may be a secret."""
+    return partial(build_door, settings.model_copy(update={"ledger": type(settings.ledger)()}))
 
 
 def build_door(settings: Settings, dispatch: Dispatch, holds: Holds) -> Door:

@@ -12,15 +12,18 @@ frame.groupby("workload.customer_tag")["energy.total_joules"].sum()
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from urllib.parse import urlencode, urlsplit
 
 import requests
 
 from mesh.errors import MeshAway, MeshError, NotRunning
-from mesh.receipt_pages import Page, receipt_pages
+from mesh.retry import retried
 from receipts.moments import rfc3339
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 
 _TIMEOUT_S = 30
 _NDJSON = {"Accept": "application/x-ndjson"}
+_RECEIPTS = "/v1/receipts"
 _PAGE = 1000
 _AWAY = {HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}
 
@@ -46,6 +50,14 @@ class ReceiptFilter(TypedDict, total=False):
     model: str | None
     region: str | None
     customer_tag: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Receipts, a line each, and the path of the next page, or None at the end."""
+
+    lines: bytes
+    next_path: str | None
 
 
 class MeshClient:
@@ -77,43 +89,26 @@ class MeshClient:
         """One receipt, as the canonical bytes that the mesh serves."""
         return self._get(f"/v1/receipts/{receipt_id}")
 
-    def receipts(
-        self,
-        *,
-        since: When | None = None,
-        until: When | None = None,
-        model: str | None = None,
-        region: str | None = None,
-        customer_tag: str | None = None,
-    ) -> Iterator[dict[str, Any]]:
-        """The account's receipts, oldest first, as JSON has them; all that is given holds at once.
+    def receipts(self, **wanted: Unpack[ReceiptFilter]) -> Iterator[dict[str, Any]]:
+        """The account's receipts, oldest first, as JSON has them. Filters: as `ReceiptFilter`, such as ``since="30d"``.
 
         They are fetched as they are taken. Those that wait for their signature are among them, with none.
         """
-        pages = self.receipt_pages(since=since, until=until, model=model, region=region, customer_tag=customer_tag)
-        for page in pages:
+        for page in self.receipt_pages(**wanted):
             for line in page.splitlines():
                 yield json.loads(line)
 
-    def receipts_frame(
-        self,
-        *,
-        since: When | None = None,
-        until: When | None = None,
-        model: str | None = None,
-        region: str | None = None,
-        customer_tag: str | None = None,
-    ) -> "pandas.DataFrame":
+    def receipts_frame(self, **wanted: Unpack[ReceiptFilter]) -> "pandas.DataFrame":
         """The receipts, a row each, with columns such as ``energy.total_joules``. Needs the package `pandas`.
+
+        Filters are those of `receipts`.
 
         Integers are integers; what is null is missing and in no sum. Beside the integers ``execution.start_unix_ns``
         and ``execution.end_unix_ns`` stand ``execution.start`` and ``execution.end``, timestamps in UTC.
         """
         from mesh.receipts_frame import receipts_frame
 
-        return receipts_frame(
-            self.receipts(since=since, until=until, model=model, region=region, customer_tag=customer_tag)
-        )
+        return receipts_frame(self.receipts(**wanted))
 
     def receipt_pages(
         self,
@@ -140,15 +135,16 @@ class MeshClient:
             "limit": limit,
             "order": "desc" if newest_first else None,
         }
-        first = requests.Request("GET", self._base_url + "/v1/receipts", params=query).prepare().path_url
-        with requests.Session() as session:
-            yield from receipt_pages(lambda path: self._page(session, path), first, sleep=self._sleep)
+        given = {name: value for name, value in query.items() if value is not None}
+        with _Session(self._api_key) as session:
+            first = f"{_RECEIPTS}?{urlencode(given)}"
+            yield from follow_pages(partial(self._page, session), first, sleep=self._sleep)
 
     def account_head(self, since_unix_ns: int | None = None) -> bytes:
         """The signers' word, of this moment, on how far the account's chain reaches, from its first receipt since.
 
         Raises:
-            MeshAway: too few signers answer.
+            MeshAway: too few signers answer, or are willing to sign it now; the text says why.
             MeshError: the account has no signed receipt since then.
         """
         return self._get("/v1/receipts/head", {"since": None if since_unix_ns is None else rfc3339(since_unix_ns)})
@@ -178,26 +174,26 @@ class MeshClient:
         return dict(json.loads(self._get("/v1/keys/group")))
 
     def _page(self, session: requests.Session, path: str) -> Page:
-        response = self._answer(path, headers=_NDJSON, session=session)
-        return Page(lines=response.content, next_path=response.links.get("next", {}).get("url"))
+        response = self._answer(session, path, headers=_NDJSON)
+        # Which receipts come next, but not where they are: the server does not know its place behind a proxy.
+        following = urlsplit(response.links.get("next", {}).get("url", "")).query
+        return Page(lines=response.content, next_path=f"{_RECEIPTS}?{following}" if following else None)
 
     def _get(self, path: str, query: Mapping[str, str | None] | None = None) -> bytes:
-        return self._answer(path, query=query).content
+        with _Session(self._api_key) as session:
+            return self._answer(session, path, query=query).content
 
     def _answer(
         self,
+        session: requests.Session,
         path: str,
         *,
         query: Mapping[str, str | None] | None = None,
         headers: Mapping[str, str] | None = None,
-        session: requests.Session | None = None,
     ) -> requests.Response:
-        key = {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
         where = self._base_url + path.partition("?")[0]
         try:
-            response = (session or requests).get(
-                self._base_url + path, params=query, headers={**key, **(headers or {})}, timeout=_TIMEOUT_S
-            )
+            response = session.get(self._base_url + path, params=query, headers=headers, timeout=_TIMEOUT_S)
         except requests.ConnectionError as refused:
             raise NotRunning(f"no mesh answers at {self._base_url}; start one with `jc up`") from refused
         except requests.RequestException as broken:
@@ -206,6 +202,39 @@ class MeshClient:
             kind = MeshAway if response.status_code in _AWAY else MeshError
             raise kind(f"{where}: {_message(response)}")
         return response
+
+
+class _Session(requests.Session):
+    """Signs in with the API key and nothing else; proxies are those of the environment.
+
+    Left to itself, `requests` sends the password that ~/.netrc has for the host, in place of the key.
+    """
+
+    def __init__(self, api_key: str | None) -> None:
+        super().__init__()
+        self._api_key = api_key
+        self.auth = self._sign_in
+
+    def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
+        """After a redirection: the key goes to the host that it was meant for, and nobody gets a password."""
+        if self.should_strip_auth(response.request.url, prepared_request.url):  # type: ignore[no-untyped-call]
+            prepared_request.headers.pop("Authorization", None)
+
+    def _sign_in(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._api_key:
+            request.headers["Authorization"] = f"Bearer {self._api_key}"
+        return request
+
+
+def follow_pages(fetch: Callable[[str], Page], first_path: str, *, sleep: Callable[[float], None]) -> Iterator[bytes]:
+    """The lines of each page that has any, from the one at ``first_path`` on; raises what `retried` does."""
+    path: str | None = first_path
+    was_there = False
+    while path is not None:
+        page = retried(partial(fetch, path), sleep, was_there=was_there)
+        if page.lines:
+            yield page.lines
+        path, was_there = page.next_path, True
 
 
 def _text(when: When | None) -> str | None:

@@ -10,6 +10,8 @@ import io
 import itertools
 import json
 import os
+import re
+import secrets
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -19,10 +21,12 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final, Protocol, cast
 
+from pydantic import ValidationError
+
 from mesh.errors import MeshError
 from mesh.retry import retried
 from receipts.canonical import parse_strict
-from receipts.document import AccountHead, document_from
+from receipts.document import AccountHead, document_from, first_fault
 from receipts.ed25519 import key_id_of
 from receipts.errors import InvalidDocument, InvalidMoment
 from receipts.export_manifest import CHECKSUMS_MEMBER, EXPORT_TYP, MANIFEST_MEMBER, ExportManifest, ExportSelection
@@ -35,6 +39,10 @@ _PLAIN: Final = (".tar",)
 _GZIPPED: Final = (".tar.gz", ".tgz")
 _POLL_S: Final = 0.5
 _PENDING: Final = b'"signature":null'
+# A quote inside a string stands behind a backslash: in canonical JSON these match the members alone.
+_SEQ: Final = re.compile(rb'"seq":([0-9]+)')
+_KEY_ID: Final = re.compile(rb'"key_id":"([0-9a-f]+)"')
+_END: Final = re.compile(rb'"end_unix_ns":([0-9]+)')
 _FILE_MODE: Final = 0o644
 _GZIP_LEVEL: Final = 6
 
@@ -53,21 +61,41 @@ that was measured, what it cost, and where it ran. Anybody can check them, offli
 
 To check
   1. Get the signers' public key from somewhere else than this archive: from the operator's web site, an earlier
-     export, or a contract. Whoever forged receipts would have put their own key beside them. The two must be equal.
-  2. Install Joule Mesh's base package (Python 3.11; it needs neither Ray nor a GPU) and run
+     export, or a contract. Whoever forged receipts would have put their own key beside them. The two must be equal:
+     compare signer_pubkey.hex with what you got, digit by digit, and put what you got into a file of its own, KEY_FILE.
+  2. Install the Python package joule-mesh, without any of its extras: it then needs neither Ray nor a GPU. Its source
+     is the operator's to give you. With Python 3.11, in the folder of the source that holds pyproject.toml:
+         python3.11 -m pip install .
+  3. Run
          jc verify --key KEY_FILE THIS_ARCHIVE
-     It checks every signature, that the figures follow from each other, and that no receipt is missing, changed,
-     repeated or out of order between the first and the last one that the head names.
+     It works offline. It checks every signature, that the figures follow from each other, and that no receipt is
+     missing, changed, repeated or out of order between the first and the last one that the head names. Its last line
+     should end in "0 failed", and the line before should say that the chain ended at the receipt and time that you
+     expect: who keeps back the newest receipts can do it only by giving you an older head.
+     Of exports that overlap give it the newest only; those that follow each other can be checked together.
 
 What was selected
   {selection}
 
-What the figures mean, and which of them rest on whose word, is explained in receipts/README.md of the project.
+What the figures mean
+  energy.total_joules   IT energy of this request, without cooling and the like; null: not known, and never charged
+  energy.method         how it was measured; energy.method_confidence and energy.errors say how well
+  carbon.*              total_joules x the data centre's overhead (operator.dc_pue) x the grid's average intensity
+  price.usd_picos       what was charged, in 10^-12 US dollars: total_joules x price.usd_per_kwh
+  chain                 the receipt's number, and the SHA-256 of the account's receipt before it
+  verification          the signers' key, and their signature over the receipt's canonical JSON without it
+
+Whose word it is
+  A signature says that enough of the mesh's signers checked the receipt's form, its arithmetic and its place in the
+  chain, and saw the statement of an enrolled meter on its energy. It does not say that the meter was right. Model,
+  prices and what is said of operator and data centre are the operator's word; the grid's figures are carbon.source's.
+  Every field is explained in receipts/README.md of the package's source.
 """
 _WHOLE: Final = "All receipts of the account from {since} up to the head."
 _TAGGED: Final = (
     "Only receipts with the customer tag {tag!r},\n  from {since} up to the head. The chain runs through all of the\n"
-    "  account's receipts, so no one can tell from this archive whether another one with that tag was left out."
+    "  account's receipts, so no one can tell from this archive whether another one with that tag was left out.\n"
+    "  Check it by itself, not together with other archives."
 )
 
 
@@ -147,7 +175,7 @@ def write_export(
         MeshError: what is wrong with the output or the selection, or what the mesh could not do.
     """
     now_ns = clock.time_ns()
-    selection = ExportSelection(customer_tag=customer_tag, since_unix_ns=_since(since, now_ns))
+    selection = _selection(customer_tag, _since(since, now_ns))
     view = view or _NobodyWatches()
     with _output_file(output, overwrite=overwrite) as file:
         newest = _wait_for_signatures(source, view, clock)
@@ -190,6 +218,13 @@ class _NobodyWatches:
         """Nothing."""
 
 
+def _selection(customer_tag: str | None, since_unix_ns: int | None) -> ExportSelection:
+    try:
+        return ExportSelection(customer_tag=customer_tag, since_unix_ns=since_unix_ns)
+    except ValidationError as error:
+        raise MeshError(first_fault(error)) from error
+
+
 def _since(since: str | None, now_unix_ns: int) -> int | None:
     try:
         return None if since is None else parse_moment(since, now_unix_ns)
@@ -199,19 +234,16 @@ def _since(since: str | None, now_unix_ns: int) -> int | None:
 
 @contextmanager
 def _output_file(output: Path, *, overwrite: bool) -> Iterator[IO[bytes]]:
-    """``FILE.part``, which becomes the output when all went well, and is removed when not."""
+    """A file of this export's own beside the output, which becomes it when all went well, and is removed when not."""
     if not output.name.endswith((*_PLAIN, *_GZIPPED)):
         raise MeshError(f"{output}: an export is a .tar, .tar.gz or .tgz, by its name")
+    if output.is_dir():
+        raise MeshError(f"{output} is a folder; give the name of a file")
     if output.exists() and not overwrite:
-        raise MeshError(f"{output} is there already; give another name, or --force to write over it")
-    part = output.with_name(f"{output.name}.part")
+        raise _there_already(output)
+    part = output.with_name(f"{output.name}.{secrets.token_hex(4)}.part")
     try:
-        file = part.open("wb" if overwrite else "xb")
-    except FileExistsError as error:
-        raise MeshError(
-            f"{part} is there: another export is being written, or one was killed; "
-            "remove it when none is, or write over it with --force"
-        ) from error
+        file = part.open("xb")
     except OSError as error:
         raise MeshError(f"{part} cannot be written: {error.strerror}") from error
     try:
@@ -219,11 +251,32 @@ def _output_file(output: Path, *, overwrite: bool) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        part.replace(output)
+        _put_in_place(part, output, overwrite=overwrite)
     except OSError as error:
-        raise MeshError(f"{output} could not be written: {error.strerror}; nothing is left of it") from error
+        left = "what was there is unchanged" if output.exists() else "nothing is left of it"
+        raise MeshError(f"{output} could not be written: {error.strerror}; {left}") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _put_in_place(part: Path, output: Path, *, overwrite: bool) -> None:
+    """Give the whole file its name. Without ``overwrite`` not over another's, though it came there just now."""
+    if not overwrite:
+        try:
+            os.link(part, output)
+        except FileExistsError as error:
+            raise _there_already(output) from error
+        except OSError as error:
+            # A file system without links. A moment is left in which another's file would be written over.
+            if output.exists():
+                raise _there_already(output) from error
+        else:
+            return
+    part.replace(output)
+
+
+def _there_already(output: Path) -> MeshError:
+    return MeshError(f"{output} is there already; give another name, or --force to write over it")
 
 
 def _wait_for_signatures(source: ExportSource, view: ExportView, clock: Clock) -> int:
@@ -280,21 +333,37 @@ def _lines(source: ExportSource, head: AccountHead, customer_tag: str | None, vi
     place, total = head.first_seq - 1, head.last_seq - head.first_seq + 1
     pages = source.receipt_pages(customer_tag=customer_tag, first_seq=head.first_seq, last_seq=head.last_seq)
     for page in pages:
-        lines = page.splitlines(keepends=True)
-        first, last = _seq(lines[0]), _seq(lines[-1])
-        is_whole = customer_tag is not None or (first == place + 1 and last == place + len(lines))
-        if not place < first <= last <= head.last_seq or not is_whole or _PENDING in page:
-            raise MeshError(f"after receipt {place} the mesh did not give what its signers say is there; export again")
-        yield from lines
-        place = last
+        for line in page.splitlines(keepends=True):
+            seq = int(_member(_SEQ, line) or 0)
+            is_next = place < seq <= head.last_seq if customer_tag is not None else seq == place + 1 <= head.last_seq
+            if not is_next or _PENDING in line:
+                raise MeshError(
+                    f"after receipt {place} the mesh did not give what its signers say is there; export again"
+                )
+            if _member(_KEY_ID, line) != head.key_id.encode():
+                raise _other_key(source, head, seq)
+            yield line
+            place = seq
         view.advanced(place - head.first_seq + 1, total)
     if customer_tag is None and place != head.last_seq:
         raise MeshError(f"the mesh gave no receipt after {place}, but its signers say there are {head.last_seq}")
     view.advanced(total, total)
 
 
-def _seq(line: bytes) -> int:
-    return int(json.loads(line)["chain"]["seq"])
+def _other_key(source: ExportSource, head: AccountHead, seq: int) -> MeshError:
+    """Receipt ``seq`` is of an earlier key. Says from when on all are of the head's."""
+    pages = source.receipt_pages(first_seq=seq, last_seq=head.last_seq)
+    others = (each for page in pages for each in page.splitlines() if _member(_KEY_ID, each) != head.key_id.encode())
+    last_end_unix_ns = max(int(_member(_END, each) or 0) for each in others)
+    return MeshError(
+        f"receipt {seq} is not signed under {head.key_id}, the signers' key of now, and an export is of one key: "
+        f"leave the earlier ones out with --since {rfc3339(last_end_unix_ns + 1)}"
+    )
+
+
+def _member(pattern: re.Pattern[bytes], line: bytes) -> bytes:
+    found = pattern.search(line)
+    return b"" if found is None else found[1]
 
 
 def _count(source: ExportSource, first_seq: int, last_seq: int, customer_tag: str | None) -> int:

@@ -41,9 +41,8 @@ def check(settings: Settings, key_file: Path | None) -> bool:
         click.echo("signatures are not checked: no signer group is here; give its key with --key", err=True)
     with closing(ReadingDatabase.open(settings.ledger_url)) as database, _progress() as on_checked:
         report = check_ledger(database, public_key, progress=on_checked)
-    for finding in report.findings:
-        click.echo(finding)
-    click.echo(_summary(report))
+    for line in (*report.findings, *_notes(report), _summary(report)):
+        click.echo(line)
     return report.is_sound
 
 
@@ -83,6 +82,27 @@ def _public_key(settings: Settings, key_file: Path | None) -> bytes | None:
         return GroupRecord.from_json(record.read_bytes()).public_key if record.exists() else None
     except (OSError, UnicodeDecodeError) as unreadable:
         raise MeshError(f"cannot read the key in {key_file or record}: {unreadable}") from unreadable
+
+
+def _notes(report: "LedgerReport") -> Iterator[str]:
+    """What the check can't know, and the figures by which a person can."""
+    for tally in report.tallies:
+        yield f"meter {tally.meter}: {tally.statements:,} statements, {tally.missing:,} before the last are missing"
+    if report.meters > len(report.tallies):
+        yield f"and {report.meters - len(report.tallies):,} more meters"
+    if report.meters:
+        yield "the meters' keys are taken at their word: compare them with each meter_key in GET /v1/meters"
+    if report.unstated:
+        yield (
+            f"{report.unstated:,} receipts without a meter's statement (made before meters signed; after an upgrade "
+            "this number never grows)"
+        )
+    if report.unstated_failures:
+        yield f"{report.unstated_failures:,} failed attempts without a meter's statement (of meters that did not sign)"
+    yield (
+        "not seen here: receipts cut off at the end of a chain together with their entries; a signed account head "
+        "shows them (`jc export`, then `jc verify`)"
+    )
 
 
 def _summary(report: "LedgerReport") -> str:

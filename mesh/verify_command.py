@@ -23,7 +23,8 @@ _MAX_KEY_FILE: Final = 1024
 
 
 def verify_files(files: Sequence[Path], key_file: Path) -> int:
-    """Print the findings and the summary; give the exit code, 1 when any receipt failed, 130 when interrupted.
+    """Print the findings and the summary; give the exit code: 1 when any receipt failed or none passed, 130 when
+    interrupted.
 
     Raises:
         MeshError: the key file cannot be read or holds no key.
@@ -41,7 +42,9 @@ def verify_files(files: Sequence[Path], key_file: Path) -> int:
     for note in report.notes:
         click.echo(note)
     click.echo(report.summary)
-    return _SOME_FAILED if report.failed else 0
+    if not report.failed and not report.passed:
+        click.echo("jc: the files hold no receipt", err=True)
+    return _SOME_FAILED if report.failed or not report.passed else 0
 
 
 @contextmanager

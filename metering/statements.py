@@ -30,7 +30,7 @@ _MOST_STATEMENT_CHARACTERS: Final = 2048
 _MOST_NAME_CHARACTERS: Final = 128
 _MOST: Final = 2**63 - 1
 # More statements than a meter can have made in the seconds that a power cut takes from its journal.
-_SKIPPED_AFTER_A_LOSS: Final = 2**20
+SKIPPED_AFTER_A_LOSS: Final = 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +89,7 @@ class ChainHead:
         Numbers that may have been used are skipped: no signer takes a second statement under one number.
         """
         return ChainHead(
-            sequence=self.sequence + _SKIPPED_AFTER_A_LOSS,
+            sequence=self.sequence + SKIPPED_AFTER_A_LOSS,
             sha256=self.sha256,
             charged_microjoules=self.charged_microjoules,
         )

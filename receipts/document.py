@@ -16,7 +16,7 @@ from receipts.errors import InvalidDocument
 
 RECEIPT_TYP: Final = "joule-mesh.receipt/v1"
 HEAD_TYP: Final = "joule-mesh.account-head/v1"
-_MAX_INTEGER: Final = 2**63 - 1
+MAX_INTEGER: Final = 2**63 - 1
 # Under 2^33 J, doubles lie closer together than one microjoule: each whole number of microjoules has a double of
 # its own. 2^33 J are 2.4 MWh; no request comes near.
 _MAX_JOULES: Final = 2**33
@@ -35,8 +35,8 @@ TierName = Annotated[str, StringConstraints(pattern=r"^L[0-3]$")]
 EnergyMethod = Annotated[str, StringConstraints(pattern=rf"^({_METHODS})(\+({_METHODS}))*$")]
 Confidence = Literal["measured-direct", "measured-apportioned", "estimated", "derived", "unavailable"]
 
-Count = Annotated[int, Field(ge=0, le=_MAX_INTEGER)]
-Seq = Annotated[int, Field(ge=1, le=_MAX_INTEGER)]
+Count = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+Seq = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
 Joules = Annotated[float, Field(ge=0, lt=_MAX_JOULES)]
 Figure = Annotated[float, Field(ge=0, lt=1e15)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -287,7 +287,8 @@ def document_from(value: JsonValue) -> Receipt | AccountHead:
     typ = value.get("typ")
     model = _MODELS.get(typ) if isinstance(typ, str) else None
     if model is None:
-        raise InvalidDocument(f"unknown typ {str(typ)[:64]!r}; known are {', '.join(map(str, _MODELS))}")
+        named = f"unknown typ {typ[:64]!r}" if isinstance(typ, str) else "it has no typ"
+        raise InvalidDocument(f"{named}; known are {', '.join(map(str, _MODELS))}")
     try:
         return model.model_validate(value)
     except ValidationError as error:

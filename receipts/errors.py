@@ -11,6 +11,7 @@ ReceiptsError
 │   ├── ReadersBusy       too many want to read at once: try again in a moment
 │   ├── LedgerUnavailable disk full, locked, unreachable: nothing was stored, the same call may be made again
 │   └── LedgerUnusable    damaged, another program's, or of a later version: needs a person
+│       └── DamagedReceipt   one stored receipt that cannot be read; other accounts' receipts can
 ├── FrostError            a participant broke the signing protocol (receipts.frost.errors)
 └── SigningError          a signing step that cannot be done (receipts.signing_errors)
 """
@@ -62,3 +63,18 @@ class LedgerUnavailable(LedgerError):
 
 class LedgerUnusable(LedgerError):
     """The database is damaged, another program's, or of a version that this program does not know."""
+
+
+class DamagedReceipt(LedgerUnusable):
+    """A stored receipt that cannot be read, in the chain of ``account``; those of other accounts are not affected."""
+
+    def __init__(self, account: str, seq: object) -> None:
+        super().__init__(account, seq)
+        self.account = account
+        self.seq = seq
+
+    def __str__(self) -> str:
+        return (
+            f"receipt {self.seq} of account {self.account} is damaged: its row cannot be read; restore the ledger from "
+            "a copy, `jc ledger check` says what else is damaged"
+        )

@@ -110,20 +110,17 @@ class HoldBook:
             reason=reason,
         )
 
-    def renew(self, account: str, request_id: str, usd_picos: int, *, lease_ns: int) -> bool:
+    def renew(self, account: str, request_id: str, usd_picos: int, *, lease_ns: int) -> None:
         """Prolong the hold, of this amount from now on; one that isn't known comes back, whatever the balance is.
 
-        Its request is under way. False where it has ended since, or there is no room.
+        Its request is under way. Nothing happens where it has ended since, or there is no room.
         """
         now_ns = self._lapse()
         key = (account, request_id)
         if key in self._ended:
             self._remember(key, now_ns)
-            return False
-        if key not in self._holds and len(self._holds) >= self._most_holds:
-            return False
-        self._put(key, usd_picos, now_ns + lease_ns)
-        return True
+        elif key in self._holds or len(self._holds) < self._most_holds:
+            self._put(key, usd_picos, now_ns + lease_ns)
 
     def end(self, account: str, request_id: str) -> None:
         """Nothing is set aside for this request any more, nor will be."""

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from typing import Annotated, Final, Self
 
 from pydantic import StringConstraints, TypeAdapter, ValidationError
-from sqlalchemy import ColumnElement, Connection, bindparam, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, insert, select, update
 
 from metering.settlement import Settlement
 from receipts.document import AccountName
-from receipts.errors import LedgerError, SettlementRefused
+from receipts.errors import DamagedReceipt, LedgerError, SettlementRefused
 from receipts.ledger_books import (
     OPENING_CREDITS,
     EntryRow,
@@ -135,14 +135,18 @@ class Ledger:
             return connection.scalar(select(api_keys.c.sha256).limit(1)) is not None
 
     def balance_usd_picos(self, account: str) -> int:
-        """What the account has left, in pico-USD; negative when it owes. An unknown account has 0."""
+        """What the account has left, in pico-USD; negative when it owes. An unknown account has 0.
+
+        It adds up all entries of the account: 0.2 s for a million receipts, in which nothing else is written. It
+        is remembered until the database fails.
+        """
         with self._transaction() as connection:
             left = balance(connection, customer_book(account), USD_PICOS)
         self._balances.set(account, left)
         return left
 
     def cached_balance_usd_picos(self, account: str) -> int | None:
-        """The same without I/O, from any thread; None until it was read once, and again after a call has failed."""
+        """The same without I/O, from any thread; None until it was read once, and again when the database failed."""
         return self._balances.of(account)
 
     def reverse(self, transaction_id: str, reason: str) -> str:
@@ -162,8 +166,9 @@ class Ledger:
     def settle(self, settlements: Sequence[Settlement]) -> list[StoredReceipt | None]:
         """Store the receipts of these settlements and enter their charges, all in one commit; in their order.
 
-        A request that has its receipt gets the same one again, whatever the settlement says now. A failed attempt
-        makes none: its energy is entered as the mesh's overhead, once, and the request may be settled later.
+        A request that has its receipt gets the same one again. A failed attempt makes none: its energy is entered as
+        the mesh's overhead, once, and the request may be settled later. So is that of another attempt at a request
+        that has its receipt, known by another statement of a meter.
 
         Without its meter's statement (from the journal of a meter that didn't sign yet) no receipt is made: it could
         never be signed, and its account would wait for ever. Nor is one on a chain whose last receipt is damaged.
@@ -201,6 +206,9 @@ class Ledger:
         """Receipts without a signature, in the order of storing, which in each account is that of ``seq``.
 
         Those of the accounts in ``excluding`` are left out.
+
+        Raises:
+            DamagedReceipt: one of them cannot be read; with its account left out the others can.
         """
         query = (
             select(*STORED)
@@ -209,7 +217,8 @@ class Ledger:
             .limit(limit)
         )
         with self._transaction() as connection:
-            return [stored_receipt(row) for row in connection.execute(query)]
+            # Left out here too: where it is the account's name that is damaged, the query does not find it.
+            return [stored_receipt(row) for row in connection.execute(query) if str(row.account) not in excluding]
 
     def waiting(self) -> dict[str, int]:
         """The receipts without a signature: by id, when each was stored; in the order of storing."""
@@ -220,12 +229,6 @@ class Ledger:
         )
         with self._transaction() as connection:
             return {row.receipt_id: row.created_unix_ns for row in connection.execute(query)}
-
-    def unsigned_count(self) -> int:
-        """How many receipts wait for their signature."""
-        query = select(func.count()).select_from(receipts).where(receipts.c.signature.is_(None))
-        with self._transaction() as connection:
-            return int(connection.scalar(query) or 0)
 
     def attach_signatures(self, signatures: Mapping[str, bytes]) -> None:
         """Store signatures (64 bytes, already verified) by receipt id; a receipt that has one keeps it."""
@@ -241,14 +244,14 @@ class Ledger:
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
-        """When one fails the balances are read anew: whether it was stored may not be certain."""
+        """When the database fails the balances are read anew: what was stored, and by whom, is not certain then."""
         try:
             with self._database.transaction() as connection:
                 yield connection
-        except SettlementRefused:
-            raise
-        except BaseException:
-            self._balances.forget()
+        except BaseException as error:
+            # Those are this program's own, and nothing was stored.
+            if type(error) not in (SettlementRefused, DamagedReceipt, LedgerError):
+                self._balances.forget()
             raise
 
     def _first(self, *conditions: ColumnElement[bool]) -> StoredReceipt | None:

@@ -15,8 +15,8 @@ from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from metering.settlement import Settlement
-from receipts.account_heads import sign_head
-from receipts.errors import LedgerInUse
+from receipts.account_heads import AccountHeads
+from receipts.errors import LedgerInUse, LedgerUnavailable
 from receipts.group_record import GroupRecord
 from receipts.holds import MOST_UNSIGNED, HoldAnswer, HoldBook, HoldsReport
 from receipts.ledger import Ledger
@@ -39,6 +39,7 @@ ACTOR_NAME = "ledger"
 _ACTOR_CPUS = 0.05
 _MAX_CONCURRENT_CALLS = 1000
 _TAKE_OVER_RETRY_S = 0.2
+_OPEN_AGAIN_S = 5.0
 _SHOW_EVERY_S = 2.0
 
 _LOG = logging.getLogger(__name__)
@@ -52,13 +53,14 @@ ConnectSigners = Callable[[HeadSource], Awaitable[SignerGroup]]
 class LedgerSettings:
     """What the ledger actor is started with. ``url`` is SQLAlchemy's, of a database on the actor's node.
 
-    ``take_over_s``: so long the process before a restart may take to die and let go of the database. With
-    ``most_unsigned`` receipts unsigned no hold is placed, so that no new request begins.
+    ``take_over_s``: so long the process before a restart may take to die and let go of the database, from which a
+    server drops a session that went silent after 30 s. With ``most_unsigned`` receipts unsigned no hold is placed, so
+    that no new request begins.
     """
 
     url: str = field(repr=False)  # it may hold a password
     connect_signers: ConnectSigners
-    take_over_s: float = 10.0
+    take_over_s: float = 45.0
     most_unsigned: int = MOST_UNSIGNED
 
 
@@ -82,7 +84,7 @@ class _Opened:
     readers: LedgerReaders
     holds: LedgerHolds
     group: SignerGroup
-    loop: SigningLoop
+    account_heads: AccountHeads
     rate: SigningRate
     tasks: "Sequence[asyncio.Task[None]]"
 
@@ -91,13 +93,15 @@ class LedgerActor:
     """A `LedgerWriter` and a `SigningLoop` in an actor's process.
 
     Both open when the actor starts. When that fails every call tries once more and raises the reason, which Ray
-    would bury in a dead actor's traceback had the constructor raised it.
+    would bury in a dead actor's traceback had the constructor raised it. While the database is away or held it is
+    tried every few seconds: unsigned receipts of an earlier life get signed even if nobody calls.
     """
 
     async def __init__(self, settings: LedgerSettings) -> None:  # type: ignore[misc]
         self._settings = settings
-        # Not waited for: unsigned receipts of an earlier life get signed even if nobody calls.
+        self._said: str | None = None
         self._opening = asyncio.create_task(self._open())
+        self._staying = asyncio.create_task(self._open_at_last())
 
     async def settle(self, settlement: Settlement) -> StoredReceipt | None:
         """As `LedgerWriter.settle`: durable when it returns; None for an attempt that failed."""
@@ -114,7 +118,8 @@ class LedgerActor:
         """As `LedgerReader.page_lines`: bytes, of which Ray makes less than of values."""
         readers = (await self._ready()).readers
         return await readers.call(
-            lambda reader: reader.page_lines(query, after_seq=after_seq, limit=limit, newest_first=newest_first)
+            query.account,
+            lambda reader: reader.page_lines(query, after_seq=after_seq, limit=limit, newest_first=newest_first),
         )
 
     async def ledger_lines(
@@ -122,7 +127,7 @@ class LedgerActor:
     ) -> tuple[bytes, LedgerPosition | None]:
         """As `LedgerReader.entries_page`, as lines of CSV."""
         readers = (await self._ready()).readers
-        page = await readers.call(lambda reader: reader.entries_page(account, after, limit))
+        page = await readers.call(account, lambda reader: reader.entries_page(account, after, limit))
         return csv_lines(page.lines), page.next
 
     async def create_key(self, account: str, name: str) -> str:
@@ -161,10 +166,6 @@ class LedgerActor:
         """As `LedgerHolds.report`."""
         return (await self._ready()).holds.report()
 
-    async def unsigned_count(self) -> int:
-        """How many receipts wait for their signature."""
-        return await self._call(Ledger.unsigned_count)
-
     async def group_record(self) -> GroupRecord:
         """The signer group's public record: its key, its members, its threshold."""
         return (await self._ready()).group.record
@@ -188,17 +189,8 @@ class LedgerActor:
         await (await self._ready()).group.readmit(identifier)
 
     async def account_head(self, account: str, since_unix_ns: int | None) -> bytes | None:
-        """The group-signed head over the account's signed receipts that ended at or after a time, the last included.
-
-        None when there is none. Meanwhile no receipt gets signed, so that the head leaves none out.
-
-        Raises:
-            QuorumUnavailable: too few signers answer, or are willing; the text says why.
-        """
-        opened = await self._ready()
-        async with opened.loop.at_rest():
-            bounds = await opened.readers.call(lambda reader: reader.bounds(account, since_unix_ns))
-            return None if bounds is None else await sign_head(opened.group, *bounds, now_unix_ns=time.time_ns())
+        """As `AccountHeads.signed`."""
+        return await (await self._ready()).account_heads.signed(account, since_unix_ns)
 
     async def close(self) -> None:
         """Commit what is queued and close the database; the actor is of no use afterwards."""
@@ -217,6 +209,17 @@ class LedgerActor:
         # Shielded: a caller that gives up must not end what the others wait for.
         return await asyncio.shield(self._opening)
 
+    async def _open_at_last(self) -> None:
+        while True:
+            try:
+                await self._ready()
+            except (LedgerInUse, LedgerUnavailable):
+                await asyncio.sleep(_OPEN_AGAIN_S)
+            except Exception:  # noqa: BLE001 - logged already; it needs a person, and the next call says it again
+                return
+            else:
+                return
+
     async def _open(self) -> _Opened:
         """The group first: each receipt names the key that it will be signed with."""
         heads = _LaterHeads()
@@ -225,8 +228,10 @@ class LedgerActor:
             book = HoldBook(monotonic_ns=time.monotonic_ns)
             writer = await self._take_over(group.key_id, book)
             readers = await self._open_readers(writer)
-        except Exception:
-            _LOG.exception("the ledger did not open; the next call tries again")
+        except Exception as error:
+            if str(error) != self._said:  # else it is the same trouble as the last time
+                self._said = str(error)
+                _LOG.exception("the ledger did not open; it is tried again")
             raise
         heads.source = LedgerHeads(writer)
         metrics, rate = SigningMetrics(), SigningRate(time.monotonic)
@@ -241,7 +246,7 @@ class LedgerActor:
             readers=readers,
             holds=LedgerHolds(writer, book, most_unsigned=self._settings.most_unsigned),
             group=group,
-            loop=loop,
+            account_heads=AccountHeads(readers, group, at_rest=loop.at_rest, wall_clock_ns=time.time_ns),
             rate=rate,
             tasks=(asyncio.create_task(loop.run()), asyncio.create_task(_show(writer, metrics))),
         )

@@ -8,7 +8,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Select, select
 
 from receipts.document import receipt_from_signed_bytes
-from receipts.errors import InvalidDocument
+from receipts.errors import DamagedReceipt, InvalidDocument
 from receipts.ledger_rows import STORED, stored_receipt
 from receipts.ledger_schema import accounts, receipts
 
@@ -74,7 +74,10 @@ def _fault(connection: Connection, account: str, head: Head) -> str | None:
     row = connection.execute(select(*STORED).where(receipts.c.account == account, receipts.c.seq == head.seq)).first()
     if row is None:
         return "it is in an index and not in the table"
-    receipt = stored_receipt(row)
+    try:
+        receipt = stored_receipt(row)
+    except DamagedReceipt:
+        return "its row cannot be read"
     if hashlib.sha256(receipt.signed_bytes).digest() != head.sha256:
         return "its bytes do not have the hash that was stored with them"
     try:

@@ -1,10 +1,16 @@
 """Whether a ledger is sound: every chain, every column, every entry and every statement in it, in one pass each.
 
 It reads one consistent snapshot beside the writer. Memory does not grow with the ledger.
+
+What the ledger has no second word for it can't see: receipts, or failed attempts, that are gone together with all
+that is theirs, from a chain's end (a signed account head shows those); a moment, or a failed attempt's energy, that
+was changed in the row and in its entries alike; a signature that was taken away, which is given again; statements
+that are gone, which are counted; those that another key has signed, which is named; a correction like any other; and
+what was done to API keys and to a correction's reason.
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import groupby, islice
@@ -13,32 +19,62 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, func, select, text
 
-from metering.statements import SignedStatement
-from receipts.arithmetic import check_arithmetic, microjoules
+from metering.statements import MeterStatement, SignedStatement
+from receipts.arithmetic import check_arithmetic
+from receipts.checked_books import (
+    OPENING,
+    Entry,
+    billed_microjoules,
+    booked,
+    charged,
+    difference,
+    failures_name,
+    known_transactions,
+    transferred,
+    undone,
+)
+from receipts.checked_rows import ColumnTypes, any_text, shown
 from receipts.document import Receipt, receipt_from_signed_bytes
 from receipts.ed25519 import verify_signature
 from receipts.errors import InvalidDocument, LedgerUnusable
-from receipts.ledger_books import METER, OPENING_CREDITS, OVERHEAD, REVENUE
+from receipts.ledger import OPENING_CREDIT_USD_PICOS
+from receipts.ledger_books import METER, OPENING_CREDITS, OVERHEAD, reversal_id
 from receipts.ledger_database import ReadingDatabase
-from receipts.ledger_rows import STORED, customer_book, stored_receipt
+from receipts.ledger_rows import customer_book
 from receipts.ledger_schema import MICROJOULES, USD_PICOS, accounts, entries, failed_attempts, receipts, reversals
-from receipts.statement_check import StatementCheck
-from receipts.stored_receipt import StoredReceipt
+from receipts.statement_check import MeterTally, StatementCheck
 
 MOST_FINDINGS: Final = 100
 _AT_ONCE: Final = 500
-_SHOWN: Final = 80
-_OPENING: Final = "opening:"
-
-Entry = tuple[str, str, int]
-"""Unit, book account, amount."""
+_COUNTED: Final = (
+    "accounts",
+    "receipts",
+    "pending",
+    "unstated",
+    "failed_attempts",
+    "unstated_failures",
+    "transactions",
+    "reversals",
+)
+_ENTRY_TYPES: Final = ColumnTypes(*entries.c)
+# The database keeps each of these unique, by indexes that somebody may have dropped; of several columns the last is
+# named.
+_ONCE: Final = (
+    (receipts.c.receipt_id,),
+    (receipts.c.account, receipts.c.request_id),
+    (failed_attempts.c.settlement_sha256,),
+    (reversals.c.reverses,),
+    (accounts.c.account,),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerReport:
     """What a ledger holds, and what is wrong with it: at most `MOST_FINDINGS`, and a line that says how many more.
 
-    ``pending`` receipts wait for their signature; ``unstated`` are of a time when meters made no statements.
+    ``pending`` receipts wait for their signature. ``unstated`` ones, and ``unstated_failures``, are of a time when
+    meters made no statements, or somebody took these away. ``tallies`` are those of the first meters; the keys are
+    those that the statements name.
     """
 
     accounts: int
@@ -46,10 +82,12 @@ class LedgerReport:
     pending: int
     unstated: int
     failed_attempts: int
+    unstated_failures: int
     transactions: int
     reversals: int
     meters: int
     statements: int
+    tallies: tuple[MeterTally, ...]
     findings: tuple[str, ...]
 
     @property
@@ -63,12 +101,14 @@ def check_ledger(
 ) -> LedgerReport:
     """Check everything that the ledger holds; ``public_key`` is the signer group's, None leaves signatures out.
 
-    1. every account's chain: no gap, each ``prev_sha256`` the hash of the receipt before;
-    2. every receipt: its hash, its columns, its arithmetic, its signature unless it is pending, its statement, and
-       in the books exactly what it says; no request twice;
-    3. every failed attempt and every reversal: in the books exactly what it says;
-    4. every transaction: about something that is there, zero in each unit; and so are both books;
-    5. every meter's statements, as `receipts.meter_audit` checks them.
+    1. every account: its opening credit in the books;
+    2. every account's chain, as far as it goes: no gap, each ``prev_sha256`` the hash of the receipt before. Receipts
+       that were cut off at its end together with their entries leave nothing here to be seen;
+    3. every receipt: its hash, its columns, its arithmetic, its signature unless it is pending, its statement, and
+       in the books exactly what it says, at its time; no request twice;
+    4. every failed attempt and every reversal: in the books exactly what it says, at its time;
+    5. every transaction: about something that is there, zero in each unit; and so are both books;
+    6. every meter's statements, as `receipts.meter_audit` checks them, under the key that they name.
 
     ``progress`` is told how many receipts have been looked at, of how many.
 
@@ -79,14 +119,18 @@ def check_ledger(
     with closing(StatementCheck()) as statements:
         check = _Check(public_key=public_key, findings=findings, statements=statements, progress=progress)
         try:
-            with database.snapshot() as connection:
+            with database.snapshot() as connection, any_text(connection):
                 check.run(connection)
         except LedgerUnusable as error:
             findings.add(check.place, f"it could not be read any further: {error}")
         for meter, fault in statements.findings():
             findings.add(f"meter {meter[:16]}", fault)
         return LedgerReport(
-            **check.counts, meters=statements.meters, statements=statements.statements, findings=findings.lines()
+            **check.counts,
+            meters=statements.meters,
+            statements=statements.statements,
+            tallies=tuple(statements.tallies),
+            findings=findings.lines(),
         )
 
 
@@ -114,15 +158,11 @@ class _Check:
     statements: StatementCheck
     progress: Callable[[int, int], None] | None
     place: str = "the database"
-    counts: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(
-            ("accounts", "receipts", "pending", "unstated", "failed_attempts", "transactions", "reversals"), 0
-        )
-    )
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTED, 0))
 
     def run(self, connection: Connection) -> None:
         self._check_file(connection)
-        self.counts["accounts"] = _count(connection, accounts.c.account)
+        self._check_accounts(connection)
         self._check_receipts(connection)
         self._check_once(connection)
         self._check_failed_attempts(connection)
@@ -136,65 +176,67 @@ class _Check:
                 if said != "ok":
                     self.findings.add("the database file", str(said))
 
+    def _check_accounts(self, connection: Connection) -> None:
+        self.place = "accounts"
+        query = select(accounts).order_by(accounts.c.account)
+        for rows in self._batches(connection, query, ColumnTypes(*accounts.c), _opening_name):
+            in_books = booked(connection, [_opening_name(row) for row in rows])
+            for row in rows:
+                name = _opening_name(row)
+                self.place = f"transaction {name}"
+                payee, credit = customer_book(row.account), OPENING_CREDIT_USD_PICOS
+                opened = transferred(USD_PICOS, OPENING_CREDITS, payee, credit, row.created_unix_ns)
+                self._check_booked(in_books.get(name, ()), opened)
+            self.counts["accounts"] += len(rows)
+
     def _check_receipts(self, connection: Connection) -> None:
         self.place = "receipts"
         total = _count(connection, receipts.c.receipt_id)
-        columns = (
-            receipts.c.request_id,
-            receipts.c.signed_sha256,
-            receipts.c.end_unix_ns,
-            receipts.c.model,
-            receipts.c.region,
-            receipts.c.customer_tag,
-            accounts.c.account.label("known_account"),
-        )
+        is_stated = receipts.c.statement.is_not(None)
+        chain = _Chain(first_stated=connection.scalar(select(func.min(receipts.c.position)).where(is_stated)))
         query = (
-            select(*STORED, *columns)
+            select(receipts, accounts.c.account.label("known_account"))
             .select_from(receipts.outerjoin(accounts, receipts.c.account == accounts.c.account))
             .order_by(receipts.c.account, receipts.c.seq)
         )
-        chain = _Chain()
-        for rows in _batches(connection, query):
-            booked = _booked(connection, [row.receipt_id for row in rows])
+        for rows in self._batches(connection, query, ColumnTypes(*receipts.c), _receipts_place):
+            in_books = booked(connection, [row.receipt_id for row in rows])
             for row in rows:
-                self.place = f"receipt {row.seq} of account {row.account} ({row.receipt_id})"
-                self._check_receipt(row, chain, booked.get(row.receipt_id, frozenset()))
+                self.place = _receipts_place(row)
+                self._check_receipt(row, chain, in_books.get(row.receipt_id, ()))
             self.counts["receipts"] += len(rows)
             if self.progress is not None:
                 self.progress(self.counts["receipts"], total)
 
-    def _check_receipt(self, row: "Row[Any]", chain: "_Chain", booked: Collection[Entry]) -> None:
-        stored = stored_receipt(row)
-        digest = hashlib.sha256(stored.signed_bytes).digest()
+    def _check_receipt(self, row: Any, chain: "_Chain", in_books: Sequence[Entry]) -> None:  # noqa: ANN401 - checked
+        digest = hashlib.sha256(row.signed_bytes).digest()
         document: Receipt | None = None
         try:
-            document = receipt_from_signed_bytes(stored.signed_bytes)
+            document = receipt_from_signed_bytes(row.signed_bytes)
             check_arithmetic(document)
         except InvalidDocument as error:
             self._found(str(error))
         if digest != row.signed_sha256:
             self._found("its bytes do not have the hash that was stored with them")
         prev_sha256 = None if document is None else document.chain.prev_sha256
-        for fault in chain.faults(stored, prev_sha256, is_document=document is not None):
+        for fault in chain.faults(row, prev_sha256, is_document=document is not None):
             self._found(fault)
-        chain.go_on(stored, digest)
-        self._check_signature(stored)
+        chain.go_on(row, digest)
+        self._check_signature(row)
         if row.known_account is None:
             self._found("there is no such account")
         if document is not None:
             self._check_columns(row, document)
-            self._check_booked(booked, _charged(document))
-        self._check_statement(row, stored, document)
+            self._check_booked(in_books, charged(document, row.created_unix_ns))
+        self._check_statement(row, document)
 
-    def _check_signature(self, stored: StoredReceipt) -> None:
-        if stored.signature is None:
+    def _check_signature(self, row: Any) -> None:  # noqa: ANN401 - checked
+        if row.signature is None:
             self.counts["pending"] += 1
-        elif self.public_key is not None and not verify_signature(
-            self.public_key, stored.signed_bytes, stored.signature
-        ):
+        elif self.public_key is not None and not verify_signature(self.public_key, row.signed_bytes, row.signature):
             self._found("its signature is not the group's")
 
-    def _check_columns(self, row: "Row[Any]", document: Receipt) -> None:
+    def _check_columns(self, row: Any, document: Receipt) -> None:  # noqa: ANN401 - checked
         inside = {
             "receipt_id": document.receipt_id,
             "request_id": document.receipt_id.removeprefix("rcpt_"),
@@ -208,203 +250,185 @@ class _Check:
         for name, expected in inside.items():
             found = getattr(row, name)
             if found != expected:
-                self._found(f"its column {name} has {_shown(found)}, its bytes have {_shown(expected)}")
+                self._found(f"its column {name} has {shown(found)}, its bytes have {shown(expected)}")
 
-    def _check_statement(self, row: "Row[Any]", stored: StoredReceipt, document: Receipt | None) -> None:
-        if stored.statement is None:
+    def _check_statement(self, row: Any, document: Receipt | None) -> None:  # noqa: ANN401 - checked
+        if row.statement is None:
             self.counts["unstated"] += 1
             return
-        statement = self.statements.add(stored.statement)
+        statement = self._stated(row)
         if statement is None:
-            self._found("its meter's statement is not one")
             return
-        if statement.request_id != row.request_id:
-            self._found(f"its meter's statement is about request {statement.request_id}")
-        if document is not None and statement.microjoules != _microjoules(document):
-            self._found(f"its meter states {statement.microjoules} microjoules, and it bills {_microjoules(document)}")
+        if statement.outcome == "failed":
+            self._found("its meter states that the attempt failed")
+        if document is not None and statement.microjoules != billed_microjoules(document):
+            billed = billed_microjoules(document)
+            self._found(f"its meter states {statement.microjoules} microjoules, and it bills {billed}")
 
-    def _check_once(self, connection: Connection) -> None:
-        """The database keeps each of these unique, by indexes that somebody may have dropped."""
-        for columns in ((receipts.c.receipt_id,), (receipts.c.account, receipts.c.request_id)):
-            query = select(*columns, func.count()).group_by(*columns).having(func.count() > 1)
-            for row in connection.execute(query.execution_options(yield_per=_AT_ONCE)):
-                self.findings.add(f"request {row[-2]}", f"it has {row[-1]} receipts")
-
-    def _check_failed_attempts(self, connection: Connection) -> None:
-        self.place = "failed attempts"
-        query = select(failed_attempts).order_by(failed_attempts.c.settlement_sha256)
-        for rows in _batches(connection, query):
-            names = {bytes(row.settlement_sha256): f"failed:{bytes(row.settlement_sha256).hex()}" for row in rows}
-            booked = _booked(connection, list(names.values()))
-            for row in rows:
-                name = names[bytes(row.settlement_sha256)]
-                self.place = name
-                wasted = _sides(MICROJOULES, METER, OVERHEAD, row.energy_microjoules or 0)
-                self._check_booked(booked.get(name, frozenset()), wasted)
-                if row.statement is not None:
-                    self._check_failures_statement(row)
-            self.counts["failed_attempts"] += len(rows)
-
-    def _check_failures_statement(self, row: "Row[Any]") -> None:
+    def _stated(self, row: Any) -> MeterStatement | None:  # noqa: ANN401 - checked
+        """What a meter says of the row's request."""
         statement = self.statements.add(SignedStatement(statement=row.statement, signature=row.statement_signature))
         if statement is None:
             self._found("its meter's statement is not one")
         elif statement.request_id != row.request_id:
             self._found(f"its meter's statement is about request {statement.request_id}")
+        return statement
+
+    def _check_once(self, connection: Connection) -> None:
+        for columns in _ONCE:
+            query = select(*columns, func.count()).group_by(*columns).having(func.count() > 1)
+            for row in connection.execute(query.execution_options(yield_per=_AT_ONCE)):
+                name = columns[-1].name
+                self.findings.add(columns[-1].table.name, f"{row[-1]} have the {name} {shown(row[-2])}")
+
+    def _check_failed_attempts(self, connection: Connection) -> None:
+        self.place = "failed attempts"
+        query = (
+            select(failed_attempts, accounts.c.account.label("known_account"))
+            .select_from(failed_attempts.outerjoin(accounts, failed_attempts.c.account == accounts.c.account))
+            .order_by(failed_attempts.c.settlement_sha256)
+        )
+        for rows in self._batches(connection, query, ColumnTypes(*failed_attempts.c), _failures_name):
+            in_books = booked(connection, [_failures_name(row) for row in rows])
+            for row in rows:
+                name = self.place = _failures_name(row)
+                if row.known_account is None:
+                    self._found("there is no such account")
+                wasted = row.energy_microjoules or 0
+                self._check_booked(
+                    in_books.get(name, ()), transferred(MICROJOULES, METER, OVERHEAD, wasted, row.created_unix_ns)
+                )
+                self._check_failures_statement(row)
+            self.counts["failed_attempts"] += len(rows)
+
+    def _check_failures_statement(self, row: Any) -> None:  # noqa: ANN401 - checked
+        if row.statement is None:
+            self.counts["unstated_failures"] += 1
+            return
+        statement = self._stated(row)
+        if statement is not None and (statement.outcome, statement.microjoules) != ("failed", None):
+            self._found(
+                f"its meter states {statement.microjoules} microjoules, {statement.outcome}: that is no failure"
+            )
 
     def _check_reversals(self, connection: Connection) -> None:
         self.place = "reversals"
-        for rows in _batches(connection, select(reversals).order_by(reversals.c.transaction_id)):
-            booked = _booked(connection, [each for row in rows for each in (row.transaction_id, row.reverses)])
+        query = select(reversals).order_by(reversals.c.transaction_id)
+        for rows in self._batches(connection, query, ColumnTypes(*reversals.c), _reversals_place):
+            in_books = booked(connection, [each for row in rows for each in (row.transaction_id, row.reverses)])
             for row in rows:
-                self.place = f"transaction {row.transaction_id}"
-                mirrored = {
-                    (unit, book_account, -amount)
-                    for unit, book_account, amount in booked.get(row.reverses, frozenset())
-                }
+                self.place = _reversals_place(row)
+                if row.transaction_id != reversal_id(row.reverses):
+                    self._found(f"it is not the one reversal of {row.reverses}, which has another id")
+                mirrored = undone(in_books.get(row.reverses, ()), row.created_unix_ns)
                 if not mirrored:
                     self._found(f"it reverses {row.reverses}, of which the books have nothing")
-                elif booked.get(row.transaction_id, frozenset()) != mirrored:
-                    self._found(f"it does not mirror {row.reverses}, which it reverses")
+                elif in_books.get(row.transaction_id, []) != mirrored:
+                    self._found(f"it does not mirror {row.reverses}, which it reverses, or not at its own time")
             self.counts["reversals"] += len(rows)
 
     def _check_transactions(self, connection: Connection) -> None:
         self.place = "entries"
-        query = select(entries.c.transaction_id, entries.c.unit, entries.c.amount).order_by(
-            entries.c.transaction_id, entries.c.unit, entries.c.book_account
-        )
+        query = select(entries).order_by(entries.c.transaction_id, entries.c.unit, entries.c.book_account)
         rows = connection.execute(query.execution_options(yield_per=_AT_ONCE))
-        totals: dict[str, int] = {}
+        totals = dict.fromkeys((MICROJOULES, USD_PICOS), 0)
         transactions: Iterator[Any] = groupby(rows, key=attrgetter("transaction_id"))
         while names := self._sum_up(islice(transactions, _AT_ONCE), totals):
-            self._check_opening_credits(connection, names)
-            for name in sorted(names - _known(connection, names)):
+            texts = {name for name in names if isinstance(name, str)}
+            for name in sorted(texts - known_transactions(connection, texts)):
                 self.findings.add(f"transaction {name}", "it is about nothing that the ledger has")
             self.counts["transactions"] += len(names)
         for unit, total in totals.items():
             if total:
                 self.findings.add(f"the book in {unit}", f"it sums to {total}, not to zero")
 
-    def _check_opening_credits(self, connection: Connection, names: Collection[str]) -> None:
-        """How much it is has changed with the times; to whom and whence it goes has not."""
-        opening = [name for name in names if name.startswith(_OPENING)]
-        for name, its_entries in _booked(connection, opening).items():
-            self.place = f"transaction {name}"
-            credit = max(amount for _, _, amount in its_entries)
-            payee = customer_book(name.removeprefix(_OPENING))
-            self._check_booked(its_entries, _sides(USD_PICOS, OPENING_CREDITS, payee, credit))
-        self.place = "entries"
-
-    def _sum_up(self, transactions: Iterable[tuple[str, Iterable["Row[Any]"]]], totals: dict[str, int]) -> set[str]:
+    def _sum_up(self, transactions: Iterable[tuple[object, Iterable["Row[Any]"]]], totals: dict[str, int]) -> set[Any]:
         """See that some transactions sum to zero in each unit, and add them to the books' totals; their names."""
         names = set()
         for name, its_entries in transactions:
-            sums: dict[str, int] = {}
-            for each in its_entries:
-                sums[each.unit] = sums.get(each.unit, 0) + each.amount
+            self.place = f"transaction {name}"
+            sums = dict.fromkeys(totals, 0)
+            for row in its_entries:
+                each, faults = _ENTRY_TYPES.checked(row)
+                if each.unit in sums:
+                    sums[each.unit] += each.amount
+                else:
+                    faults.append(f"an entry has the unit {shown(each.unit)}")
+                for fault in faults:
+                    self._found(fault)
             for unit, total in sums.items():
-                totals[unit] = totals.get(unit, 0) + total
+                totals[unit] += total
                 if total:
-                    self.findings.add(f"transaction {name}", f"its {unit} sum to {total}, not to zero")
+                    self._found(f"its {unit} sum to {total}, not to zero")
             names.add(name)
         return names
 
-    def _check_booked(self, booked: Collection[Entry], expected: Collection[Entry]) -> None:
-        if booked != expected:
-            shown = "; ".join(f"{amount} {unit} of {account}" for unit, account, amount in sorted(booked)) or "nothing"
-            wanted = "; ".join(f"{amount} {unit} of {account}" for unit, account, amount in sorted(expected))
-            self._found(f"the books have {shown}, and it says {wanted or 'nothing'}")
+    def _check_booked(self, in_books: Sequence[Entry], expected: Sequence[Entry]) -> None:
+        fault = difference(in_books, expected)
+        if fault is not None:
+            self._found(fault)
+
+    def _batches(
+        self, connection: Connection, query: "Select[Any]", types: ColumnTypes, place: Callable[[Any], str]
+    ) -> Iterator[Sequence[Any]]:
+        """The rows, some at a time, each of its columns of its type."""
+        for rows in connection.execute(query.execution_options(yield_per=_AT_ONCE)).partitions():
+            checked = [types.checked(row) for row in rows]
+            for row, faults in checked:
+                for fault in faults:
+                    self.findings.add(place(row), fault)
+            yield [row for row, _ in checked]
 
     def _found(self, fault: str) -> None:
         self.findings.add(self.place, fault)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Chain:
-    """The place in the account under way; accounts come one after the other, each in order of ``seq``."""
+    """The place in the account under way; accounts come one after the other, each in order of ``seq``.
 
+    ``first_stated`` is the position of the first receipt with a meter's statement: those without came before it.
+    """
+
+    first_stated: int | None
     account: str | None = None
     seq: int = 0
+    position: int | None = None
     sha256: str | None = None
-    is_stated: bool = False
 
-    def faults(self, stored: StoredReceipt, prev_sha256: str | None, *, is_document: bool) -> Iterator[str]:
+    def faults(self, row: Any, prev_sha256: str | None, *, is_document: bool) -> Iterator[str]:  # noqa: ANN401
         """What does not fit to the receipts before."""
-        if stored.account != self.account:
-            self.account, self.seq, self.sha256, self.is_stated = stored.account, 0, None, False
-        if stored.seq != self.seq + 1:
-            yield f"the chain has a gap: {stored.seq} comes after {self.seq}"
+        if row.account != self.account:
+            self.account, self.seq, self.position, self.sha256 = row.account, 0, None, None
+        if row.seq != self.seq + 1:
+            yield f"the chain has a gap: {row.seq} comes after {self.seq}"
         elif is_document and prev_sha256 != self.sha256:
             yield "its prev_sha256 is not the hash of the receipt before"
-        # Meters that made no statements came before those that do.
-        if self.is_stated and stored.statement is None:
+        if self.position is not None and row.position <= self.position:
+            yield f"its position {row.position} is not after {self.position}, that of the receipt before"
+        if row.statement is None and self.first_stated is not None and row.position > self.first_stated:
             yield "it has no statement of its meter, and receipts before it have"
 
-    def go_on(self, stored: StoredReceipt, digest: bytes) -> None:
+    def go_on(self, row: Any, digest: bytes) -> None:  # noqa: ANN401 - checked
         """That receipt is the last one now."""
-        self.seq, self.sha256 = stored.seq, digest.hex()
-        self.is_stated = self.is_stated or stored.statement is not None
-
-
-def _batches(connection: Connection, query: "Select[Any]") -> Iterator[Sequence["Row[Any]"]]:
-    yield from connection.execute(query.execution_options(yield_per=_AT_ONCE)).partitions()
+        self.seq, self.position, self.sha256 = row.seq, row.position, digest.hex()
 
 
 def _count(connection: Connection, column: ColumnElement[Any]) -> int:
     return connection.scalar(select(func.count(column))) or 0
 
 
-def _booked(connection: Connection, names: Collection[str]) -> Mapping[str, frozenset[Entry]]:
-    """What the books have of each of these transactions."""
-    found: dict[str, set[Entry]] = {}
-    query = select(entries.c.transaction_id, entries.c.unit, entries.c.book_account, entries.c.amount)
-    for name, unit, book_account, amount in connection.execute(query.where(entries.c.transaction_id.in_(names))):
-        found.setdefault(name, set()).add((unit, book_account, amount))
-    return {name: frozenset(its_entries) for name, its_entries in found.items()}
+def _opening_name(row: Any) -> str:  # noqa: ANN401 - a row's columns are known to nobody
+    return f"{OPENING}{row.account}"
 
 
-def _known(connection: Connection, names: Collection[str]) -> set[str]:
-    """Those of the transactions that are about something in the ledger, by what each kind's name says."""
-    known: set[str] = set()
-    for prefix, column, key in (
-        ("rcpt_", receipts.c.receipt_id, lambda name: name),
-        (_OPENING, accounts.c.account, lambda name: name.removeprefix(_OPENING)),
-        ("reversal:", reversals.c.transaction_id, lambda name: name),
-        ("failed:", failed_attempts.c.settlement_sha256, _failures_hash),
-    ):
-        keys = {key(name): name for name in names if name.startswith(prefix)}
-        if keys:
-            found = connection.scalars(select(column).where(column.in_(list(keys))))
-            known |= {keys[each] for each in found}
-    return known
+def _receipts_place(row: Any) -> str:  # noqa: ANN401
+    return f"receipt {row.seq} of account {row.account} ({row.receipt_id})"
 
 
-def _failures_hash(name: str) -> bytes:
-    try:
-        return bytes.fromhex(name.removeprefix("failed:"))
-    except ValueError:
-        return b""
+def _failures_name(row: Any) -> str:  # noqa: ANN401
+    return failures_name(row.settlement_sha256)
 
 
-def _charged(document: Receipt) -> frozenset[Entry]:
-    payer = customer_book(document.workload.account)
-    energy = _sides(MICROJOULES, METER, payer, _microjoules(document) or 0)
-    return energy | _sides(USD_PICOS, payer, REVENUE, document.price.usd_picos)
-
-
-def _sides(unit: str, giver: str, taker: str, amount: int) -> frozenset[Entry]:
-    return frozenset({(unit, giver, -amount), (unit, taker, amount)} if amount else ())
-
-
-def _microjoules(document: Receipt) -> int | None:
-    """None too for a figure that is no whole number of them, which is a finding of its own."""
-    total = document.energy.total_joules
-    try:
-        return None if total is None else microjoules(total, "energy.total_joules")
-    except InvalidDocument:
-        return None
-
-
-def _shown(value: object) -> str:
-    written = repr(value)
-    return written if len(written) <= _SHOWN else f"{written[:_SHOWN]}…"
+def _reversals_place(row: Any) -> str:  # noqa: ANN401
+    return f"transaction {row.transaction_id}"

@@ -1,6 +1,7 @@
 """What one commit of settlements stores: read what is there, take each settlement in, write table by table."""
 
 import hashlib
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Self
@@ -20,6 +21,8 @@ from receipts.stored_receipt import StoredReceipt
 
 _MOST: Final = 2**63 - 1
 _MOST_SIGNATURE_CHARACTERS: Final = 128
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,7 +53,10 @@ class SettlementCommit:
         """Read what is already there for these settlements: a query per table, not per settlement."""
         ids = [_receipt_id(each) for each in settlements]
         found = connection.execute(select(*STORED).where(receipts.c.receipt_id.in_(ids)))
-        failed = [_settlement_hash(each) for each in settlements if each.outcome == "failed"]
+        known = {row.receipt_id: stored_receipt(row) for row in found}
+        wasted = [
+            _settlement_hash(each) for each in settlements if each.outcome == "failed" or _receipt_id(each) in known
+        ]
         booked = failed_attempts.c.settlement_sha256
         chains = heads(connection, accounts)
         return cls(
@@ -58,12 +64,15 @@ class SettlementCommit:
             key_id=key_id,
             heads=chains,
             damaged=examined.damage(connection, chains),
-            known={row.receipt_id: stored_receipt(row) for row in found},
-            failures=set(connection.scalars(select(booked).where(booked.in_(failed)))) if failed else set(),
+            known=known,
+            failures=set(connection.scalars(select(booked).where(booked.in_(wasted)))) if wasted else set(),
         )
 
     def settle(self, context: RequestContext, settlement: Settlement) -> StoredReceipt | None:
         """Take one settlement in; None for an attempt that failed.
+
+        One attempt is charged. Another one that was settled too, by another statement of a meter, is the mesh's
+        overhead like one that failed, and gets the receipt that stands.
 
         Raises:
             SettlementRefused: it cannot be stored.
@@ -76,7 +85,11 @@ class SettlementCommit:
         if settlement.outcome == "failed":
             self._add_failure(context, settlement)
             return known
-        return known or self._add_receipt(context, settlement)
+        if known is None:
+            return self._add_receipt(context, settlement)
+        if settlement.statement not in (None, known.statement):
+            self._add_failure(context, settlement)
+        return known
 
     def write(self, connection: Connection) -> None:
         """Insert all that was taken in."""
@@ -151,6 +164,13 @@ class SettlementCommit:
         if digest in self.failures:
             return
         self.failures.add(digest)
+        if settlement.outcome != "failed":
+            _LOG.warning(
+                "request %s has its receipt: its other attempt, %s on %s, is the mesh's overhead",
+                settlement.request_id,
+                settlement.outcome,
+                settlement.replica,
+            )
         energy_microjoules = settlement.energy.total_microjoules
         statement = settlement.statement
         self._failure_rows.append(
@@ -183,7 +203,8 @@ def context_of(settlement: Settlement) -> RequestContext:
         raise SettlementRefused(settlement.request_id, str(error)) from error
     if context.receipt_id != _receipt_id(settlement):
         raise SettlementRefused(settlement.request_id, f"its context is that of {context.receipt_id}")
-    if not 0 <= (settlement.energy.total_microjoules or 0) <= _MOST:
+    energy_microjoules = settlement.energy.total_microjoules
+    if energy_microjoules is not None and not (type(energy_microjoules) is int and 0 <= energy_microjoules <= _MOST):
         raise SettlementRefused(settlement.request_id, "its energy is not a whole number of 0 to 2^63 - 1 microjoules")
     statement = settlement.statement
     if statement is not None and not (

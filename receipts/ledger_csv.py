@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -21,8 +22,9 @@ COLUMNS: Final = (
     "usd",
     "balance_usd",
 )
-# A cell that begins so is taken for a formula by some spreadsheet (OWASP, "CSV Injection").
-_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
+# A cell that begins so is taken for a formula by some spreadsheet (OWASP, "CSV Injection"), blanks and quotes before it
+# or not, and in full width too. Where the decimal mark is a comma, a semicolon begins a new cell, whatever is quoted.
+_FORMULA_START: Final = re.compile(r'(^|[;\t\r\n])(?=[\s"]*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20])')
 _JOULE_DIGITS: Final = 6
 _USD_DIGITS: Final = 12
 
@@ -36,7 +38,7 @@ def csv_lines(lines: Iterable[LedgerLine]) -> bytes:
     """A line for each transaction.
 
     Joules and dollars are exact decimals, what the account was given positive. A text that a spreadsheet would take
-    for a formula gets an apostrophe before it.
+    for a formula gets an apostrophe before it, and after a semicolon in it too.
     """
     return _written(
         (
@@ -54,7 +56,7 @@ def csv_lines(lines: Iterable[LedgerLine]) -> bytes:
 
 
 def _inert(text: str) -> str:
-    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+    return _FORMULA_START.sub(r"\1'", text)
 
 
 def _written(rows: Iterable[Iterable[str]]) -> bytes:

@@ -9,7 +9,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
-from receipts.errors import LedgerUnavailable, LedgerUnusable
+from receipts.errors import LedgerError, LedgerUnavailable, LedgerUnusable
 from receipts.ledger_postgresql import PostgresqlBackend
 from receipts.ledger_schema import NEWEST_REVISION, ledger_revision, metadata
 from receipts.ledger_sqlite import SqliteBackend
@@ -17,6 +17,10 @@ from receipts.ledger_sqlite import SqliteBackend
 # What a ledger had before revisions had names.
 _FIRST_VERSION_TABLE: Final = "schema_version"
 _READERS: Final = 4
+# PostgreSQL's names for two conditions, and what SQLite's driver says of a text that is none.
+_FORBIDDEN: Final = "42501"
+_READ_ONLY: Final = "25006"
+_UNDECODABLE: Final = "Could not decode to UTF-8"
 
 
 class _Backend(Protocol):
@@ -177,15 +181,29 @@ def _translated(secrets: tuple[str, ...]) -> Iterator[None]:
         yield
     except NoConnectionFree:
         raise LedgerUnavailable("too many read the ledger at once") from None
-    except OperationalError as error:
-        raise LedgerUnavailable(f"the ledger's database did not take it: {_said(error, secrets)}") from None
     except DBAPIError as error:
-        said = _said(error, secrets)
-        if error.connection_invalidated:
-            raise LedgerUnavailable(f"the ledger's database was lost: {said}") from None
-        raise LedgerUnusable(f"the ledger's database is damaged or not a ledger: {said}") from None
+        raise _meaning(error, _said(error, secrets)) from None
     except SQLAlchemyError as error:
         raise LedgerUnusable(f"the ledger's database cannot be used: {type(error).__name__}") from error
+
+
+def _meaning(error: DBAPIError, said: str) -> LedgerError:
+    """Whether the same call may be made again, or somebody has to do something, and what."""
+    state = getattr(error.orig, "sqlstate", None)
+    if state == _READ_ONLY:
+        return LedgerUnavailable(f"the ledger's database takes no changes now: {said}")
+    if state == _FORBIDDEN:
+        return LedgerUnusable(
+            f"the role that the ledger's URL names may not do what a ledger's has to: {said}. Make it the owner of the "
+            "database, and of the tables where there are any"
+        )
+    if said.startswith(_UNDECODABLE):  # the text itself comes after it
+        return LedgerUnusable("a text in the ledger's database is damaged; `jc ledger check` says where")
+    if isinstance(error, OperationalError):
+        return LedgerUnavailable(f"the ledger's database did not take it: {said}")
+    if error.connection_invalidated:
+        return LedgerUnavailable(f"the ledger's database was lost: {said}")
+    return LedgerUnusable(f"the ledger's database is damaged or not a ledger: {said}")
 
 
 def _said(error: DBAPIError, secrets: tuple[str, ...]) -> str:

@@ -18,20 +18,29 @@ class LedgerHolds:
         self._most_unsigned = most_unsigned
 
     async def place(self, account: str, request_id: str, usd_picos: int, lease_s: float) -> HoldAnswer:
-        """As `HoldBook.place`, and busy past the bound of unsigned receipts; no commit under way is waited for."""
+        """As `HoldBook.place`; no commit under way is waited for.
+
+        Busy past the bound of unsigned receipts, and while the database takes no commit: what has run then waits at
+        its meter to be charged, and its hold may lapse before.
+        """
         unsigned = self._writer.backlog.count
         if unsigned >= self._most_unsigned:
-            return HoldAnswer(
-                outcome="busy",
-                book_began_ns=self._book.began_ns,
-                balance_usd_picos=None,
-                held_usd_picos=None,
-                reason=f"{unsigned} receipts wait for their signatures",
-            )
+            return self._busy(f"{unsigned} receipts wait for their signatures")
+        if not self._writer.is_storing:
+            return self._busy("its database stores nothing now")
         # Nothing may happen between the two: the balance must be the one that the book's holds are beside.
         balance = await self._writer.balance_usd_picos(account)
         return self._book.place(
             account, request_id, usd_picos, balance_usd_picos=balance, lease_ns=_nanoseconds(lease_s)
+        )
+
+    def _busy(self, reason: str) -> HoldAnswer:
+        return HoldAnswer(
+            outcome="busy",
+            book_began_ns=self._book.began_ns,
+            balance_usd_picos=None,
+            held_usd_picos=None,
+            reason=reason,
         )
 
     def renew(self, holds: Sequence[tuple[str, str, int]], lease_s: float) -> None:

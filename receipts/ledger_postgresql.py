@@ -7,14 +7,16 @@ connection has taken it again. Transactions never share it with a pooler that ha
 import os
 import socket
 from contextlib import suppress
-from typing import Final
+from datetime import datetime
+from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, create_engine, text
+from psycopg.pq import TransactionStatus
+from sqlalchemy import Connection, Engine, Row, create_engine, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool, QueuePool
 
-from receipts.errors import LedgerInUse, LedgerUnusable
+from receipts.errors import LedgerError, LedgerInUse, LedgerUnavailable, LedgerUnusable
 
 WRITER_LOCK: Final = int.from_bytes(b"jmledger")
 """The advisory lock's number, which is each database's own."""
@@ -51,8 +53,9 @@ _SET: Final = text(
     "FROM unnest(CAST(:names AS text[]), CAST(:values AS text[])) AS given(name, value) "
     "JOIN pg_settings USING (name)"
 )
+_OWN_SESSION: Final = text("SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()")
 _HOLDER: Final = text(
-    "SELECT l.pid, a.application_name FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid "
+    "SELECT l.pid, a.backend_start, a.application_name FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid "
     "WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 "
     "AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
     "AND (l.classid::bigint << 32 | l.objid::bigint) = :number"
@@ -64,6 +67,8 @@ class PostgresqlBackend:
 
     def __init__(self, url: URL) -> None:
         self._url = url.set(drivername=_DRIVER)
+        # Which session of the server's had the lock last, known by its process and when that began.
+        self._session: Row[tuple[int, datetime]] | None = None
 
     def connect_writer(self) -> Connection:
         """Connect, and become the database's one writer for as long as the connection lives.
@@ -72,7 +77,8 @@ class PostgresqlBackend:
 
         Raises:
             LedgerInUse: another session is.
-            LedgerUnusable: the database cannot store every receipt.
+            LedgerUnavailable: one that this opened and lost still is, which the server was told to end.
+            LedgerUnusable: the database cannot store every receipt, or not durably.
         """
         program = f"joule-mesh ledger, process {os.getpid()} on {socket.gethostname()}"[:_MOST_NAME_BYTES]
         options = {**_LIBPQ_DEFAULTS, "target_session_attrs": "read-write", "application_name": program}
@@ -88,15 +94,18 @@ class PostgresqlBackend:
     def disconnect_writer(self, connection: Connection) -> None:
         """Close the connection and let another writer in."""
         with suppress(SQLAlchemyError), connection:
+            if self.is_lost(connection):
+                connection.invalidate()  # closed as it is: nothing more is said through it, nor through a new one
+                return
             # By itself the server would notice a moment after this returns.
             connection.execute(text("SELECT pg_advisory_unlock(:number)"), {"number": WRITER_LOCK})
 
     def is_lost(self, connection: Connection) -> bool:
-        """Whether the server, or the way to it, is gone, and the lock with it."""
+        """Whether the server, or the way to it, is gone, or the connection not fit for another transaction."""
         if connection.closed or connection.invalidated:
             return True
-        driver = connection.connection.driver_connection
-        return driver is None or bool(driver.closed)
+        driver: Any = connection.connection.driver_connection
+        return driver is None or driver.info.transaction_status != TransactionStatus.IDLE
 
     def reader_engine(self, connections: int) -> Engine:
         """Connections that cannot write; each transaction sees the ledger as it was when it began to read."""
@@ -115,12 +124,30 @@ class PostgresqlBackend:
         encoding = connection.scalar(text("SHOW server_encoding"))
         if encoding != "UTF8":
             raise LedgerUnusable(f"{self._place} has the encoding {encoding}; make one with ENCODING 'UTF8'")
+        if connection.scalar(text("SHOW fsync")) != "on":
+            raise LedgerUnusable(
+                f"{self._place} is on a server with fsync = off, which loses acknowledged receipts at a power cut; "
+                "set fsync = on in its configuration"
+            )
         settings = dict(_SESSION_SETTINGS)
         if connection.scalar(text("SHOW synchronous_commit")) not in _DURABLE_COMMITS:
             settings["synchronous_commit"] = "on"
         connection.execute(_SET, {"names": list(settings), "values": list(settings.values())})
         if not connection.scalar(text("SELECT pg_try_advisory_lock(:number)"), {"number": WRITER_LOCK}):
-            raise LedgerInUse(f"{self._place} is in use by {_holder(connection)}; it takes one writer")
+            raise self._refusal(connection)
+        self._session = connection.execute(_OWN_SESSION).one()
+
+    def _refusal(self, connection: Connection) -> LedgerError:
+        """Who has the lock; where it is the session that was lost here, which the server may notice late, end that."""
+        holder = connection.execute(_HOLDER, {"number": WRITER_LOCK}).first()
+        if holder is None:
+            return LedgerInUse(f"{self._place} is in use by a session that has just ended; try again")
+        if (holder.pid, holder.backend_start) == self._session:
+            with suppress(SQLAlchemyError):
+                connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": holder.pid})
+            return LedgerUnavailable(f"{self._place} is still held by this process's own lost session; try again")
+        name = f"{holder.application_name or 'another session'} (server process {holder.pid})"
+        return LedgerInUse(f"{self._place} is in use by {name}; it takes one writer")
 
     @property
     def _place(self) -> str:
@@ -130,10 +157,3 @@ class PostgresqlBackend:
     def _with(self, options: dict[str, str]) -> URL:
         """The URL's own options come first."""
         return self._url.set(query={**options, **self._url.query})
-
-
-def _holder(connection: Connection) -> str:
-    row = connection.execute(_HOLDER, {"number": WRITER_LOCK}).first()
-    if row is None:
-        return "a session that has just ended; try again"
-    return f"{row.application_name or 'another session'} (server process {row.pid})"

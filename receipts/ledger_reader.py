@@ -6,7 +6,7 @@ from typing import Any, Final, Self
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, or_, select
 
-from receipts.document import with_signature
+from receipts.document import MAX_INTEGER, with_signature
 from receipts.errors import LedgerUnavailable
 from receipts.ledger_books import exact_sum
 from receipts.ledger_database import ReadingDatabase
@@ -17,7 +17,8 @@ from receipts.stored_receipt import StoredReceipt
 
 _OPENING: Final = "opening:"
 _LINE: Final = (receipts.c.seq, receipts.c.signed_bytes, receipts.c.signature)
-_PAST_ALL: Final = 2**63 - 1
+MOST_LOOKED_AT: Final = 10_000
+"""Receipts that one page looks at for a model or a region, which no index finds: some ten milliseconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +72,9 @@ class LedgerReader:
     `LedgerUnusable`.
     """
 
-    def __init__(self, database: ReadingDatabase) -> None:
+    def __init__(self, database: ReadingDatabase, *, most_looked_at: int = MOST_LOOKED_AT) -> None:
         self._database = database
+        self._most_looked_at = most_looked_at
 
     @classmethod
     def open(cls, url: str) -> Self:
@@ -83,44 +85,47 @@ class LedgerReader:
         """Close its connections."""
         self._database.close()
 
-    def page(
-        self, query: ReceiptQuery, *, after_seq: int, limit: int, newest_first: bool = False
-    ) -> list[StoredReceipt]:
-        """At most ``limit`` of the receipts, in order of ``seq``, those after ``after_seq`` in that order.
-
-        ``after_seq`` 0 begins at the order's beginning, which for ``newest_first`` is the chain's end.
-        """
-        with self._database.snapshot() as connection:
-            query = query if after_seq else _placed(connection, query)
-            statement = page_statement(query, after_seq=after_seq, limit=limit, newest_first=newest_first)
-            return [stored_receipt(row) for row in connection.execute(statement)]
-
     def page_lines(
         self, query: ReceiptQuery, *, after_seq: int, limit: int, newest_first: bool = False
     ) -> ReceiptsPage:
-        """As `page`, written out as canonical lines, and knowing whether more come after them."""
+        """At most ``limit`` of the receipts, in order of ``seq``, those after ``after_seq`` in that order.
+
+        ``after_seq`` 0 begins at the order's beginning, which for ``newest_first`` is the chain's end. There may be
+        fewer than ``limit``, and none, with more to come: a page looks only so far for a model or a region.
+        """
         with self._database.snapshot() as connection:
             query = query if after_seq else _placed(connection, query)
-            statement = page_statement(query, after_seq=after_seq, limit=limit + 1, newest_first=newest_first)
+            window, looked_to_seq = query, None
+            if query.model is not None or query.region is not None:
+                newest_seq = connection.scalar(newest_statement(query.account)) or 0
+                window, looked_to_seq = _window(
+                    query, after_seq, newest_seq, self._most_looked_at, newest_first=newest_first
+                )
+            statement = page_statement(window, after_seq=after_seq, limit=limit + 1, newest_first=newest_first)
             # Of the stored columns only these: what is not fetched takes no processor from the commits.
             found = connection.execute(statement.with_only_columns(*_LINE)).all()
         shown = found[:limit]
         return ReceiptsPage(
             lines=b"".join(with_signature(signed, signature) + b"\n" for _, signed, signature in shown),
-            next_after_seq=shown[-1][0] if len(found) > limit else None,
+            next_after_seq=shown[-1][0] if len(found) > limit else looked_to_seq,
             first_seq=query.first_seq,
             last_seq=query.last_seq,
         )
 
-    def bounds(self, account: str, since_unix_ns: int | None) -> tuple[StoredReceipt, StoredReceipt] | None:
-        """The first receipt that ended at ``since_unix_ns`` or after it, and the last one of the signed prefix.
-
-        The first is the one of smallest ``seq``; the prefix ends before the account's first unsigned receipt. None
-        when nothing lies between the two.
-        """
-        whole = ReceiptQuery(account=account, since_unix_ns=since_unix_ns)
+    def first_seq_since(self, account: str, since_unix_ns: int) -> int | None:
+        """The smallest ``seq`` of a receipt that ended at ``since_unix_ns`` or after it, signed or not."""
         with self._database.snapshot() as connection:
-            first = connection.execute(page_statement(_placed(connection, whole), after_seq=0, limit=1)).first()
+            seq: int | None = connection.scalar(place_statement(account, since_unix_ns=since_unix_ns))
+        return seq
+
+    def bounds(self, account: str, first_seq: int) -> tuple[StoredReceipt, StoredReceipt] | None:
+        """The receipt ``first_seq``, and the last one of the signed prefix, which ends before the first unsigned one.
+
+        None when nothing lies between the two. However long the chain is, this takes no longer.
+        """
+        begin = ReceiptQuery(account=account, first_seq=first_seq)
+        with self._database.snapshot() as connection:
+            first = connection.execute(page_statement(begin, after_seq=0, limit=1)).first()
             last = connection.execute(last_signed_statement(account)).first()
         if first is None or last is None or first.seq > last.seq:
             return None
@@ -154,7 +159,7 @@ class LedgerReader:
 
 
 def page_statement(query: ReceiptQuery, *, after_seq: int, limit: int, newest_first: bool = False) -> Select[Any]:
-    """The query of `LedgerReader.page`: a walk along the account's chain, or along a tag's receipts in it."""
+    """The query of `LedgerReader.page_lines`: a walk along the account's chain, or along a tag's receipts in it."""
     seq = receipts.c.seq
     wanted = [receipts.c.account == query.account, *_conditions(query)]
     if after_seq:
@@ -166,15 +171,12 @@ def place_statement(account: str, *, since_unix_ns: int | None = None, until_uni
     """Where the first receipt that ended since then, or the last one that ended before, stands in the chain.
 
     Ends ascend with ``seq``, but not strictly, since a settlement may come late: all that ended so are looked at, in
-    the index of ends. Of two receipts of an account the later one has the greater ``position``, which the index of
-    a table of SQLite's has in it.
+    the index of ends. For the least of the column itself PostgreSQL would go along the chain from its beginning.
     """
-    of_account = receipts.c.account == account
+    of_account, seq = receipts.c.account == account, receipts.c.seq + 0
     if since_unix_ns is not None:
-        position = select(func.min(receipts.c.position)).where(of_account, receipts.c.end_unix_ns >= since_unix_ns)
-    else:
-        position = select(func.max(receipts.c.position)).where(of_account, receipts.c.end_unix_ns < until_unix_ns)
-    return select(receipts.c.seq).where(receipts.c.position == position.correlate(None).scalar_subquery())
+        return select(func.min(seq)).where(of_account, receipts.c.end_unix_ns >= since_unix_ns)
+    return select(func.max(seq)).where(of_account, receipts.c.end_unix_ns < until_unix_ns)
 
 
 def _placed(connection: Connection, query: ReceiptQuery) -> ReceiptQuery:
@@ -185,10 +187,10 @@ def _placed(connection: Connection, query: ReceiptQuery) -> ReceiptQuery:
     first_seq, last_seq = query.first_seq, query.last_seq
     if query.since_unix_ns is not None:
         place = connection.scalar(place_statement(query.account, since_unix_ns=query.since_unix_ns))
-        first_seq = max(first_seq or 0, _PAST_ALL if place is None else place)
+        first_seq = max(first_seq or 0, MAX_INTEGER if place is None else place)
     if query.until_unix_ns is not None:
         place = connection.scalar(place_statement(query.account, until_unix_ns=query.until_unix_ns))
-        last_seq = min(_PAST_ALL if last_seq is None else last_seq, place or 0)
+        last_seq = min(MAX_INTEGER if last_seq is None else last_seq, place or 0)
     return replace(query, first_seq=first_seq, last_seq=last_seq)
 
 
@@ -210,6 +212,29 @@ def _conditions(query: ReceiptQuery) -> Iterator[ColumnElement[bool]]:
         yield receipts.c.seq <= query.last_seq
 
 
+def newest_statement(account: str) -> Select[Any]:
+    """The greatest ``seq`` of the account."""
+    return select(func.max(receipts.c.seq)).where(receipts.c.account == account)
+
+
+def _window(
+    query: ReceiptQuery, after_seq: int, newest_seq: int, most: int, *, newest_first: bool
+) -> tuple[ReceiptQuery, int | None]:
+    """The part of the chain, ``most`` receipts long, that a page after ``after_seq`` looks at.
+
+    With it comes where it ends, for the next page to begin after; None when it reaches the end of what is wanted.
+    """
+    first_seq = max(query.first_seq or 1, 1)
+    last_seq = newest_seq if query.last_seq is None else min(query.last_seq, newest_seq)
+    if newest_first:
+        begin = min(last_seq, after_seq - 1) if after_seq else last_seq
+        end = max(begin - most + 1, first_seq)
+        return replace(query, first_seq=end, last_seq=begin), end if end > first_seq else None
+    begin = max(first_seq, after_seq + 1)
+    end = min(begin + most - 1, last_seq)
+    return replace(query, first_seq=begin, last_seq=end), end if end < last_seq else None
+
+
 def last_signed_statement(account: str) -> Select[Any]:
     """The last receipt before the account's first unsigned one."""
     unsigned = (
@@ -222,7 +247,7 @@ def last_signed_statement(account: str) -> Select[Any]:
         .correlate(None)
         .scalar_subquery()
     )
-    is_prefix = receipts.c.seq < func.coalesce(unsigned, _PAST_ALL)
+    is_prefix = receipts.c.seq < func.coalesce(unsigned, MAX_INTEGER)
     return select(*STORED).where(receipts.c.account == account, is_prefix).order_by(receipts.c.seq.desc()).limit(1)
 
 

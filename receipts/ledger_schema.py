@@ -16,6 +16,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    PrimaryKeyConstraint,
     String,
     Table,
     Text,
@@ -27,6 +28,7 @@ FIRST_REVISION: Final = "0001"
 NEWEST_REVISION: Final = "0003"
 MICROJOULES: Final = "microjoules"
 USD_PICOS: Final = "usd_picos"
+_SIGNATURE_BYTES: Final = 64
 
 # SQLite numbers rows by itself only where the column's type is exactly INTEGER.
 _RowNumber = BigInteger().with_variant(Integer(), "sqlite")
@@ -70,7 +72,7 @@ receipts: Final = Table(
     Column("seq", BigInteger, nullable=False),
     Column("signed_bytes", LargeBinary, nullable=False),
     Column("signed_sha256", LargeBinary(32), nullable=False),
-    Column("signature", LargeBinary(64)),
+    Column("signature", LargeBinary(_SIGNATURE_BYTES)),
     Column("created_unix_ns", BigInteger, nullable=False),
     Column("statement", Text),
     Column("statement_signature", String(128)),
@@ -81,7 +83,7 @@ receipts: Final = Table(
     UniqueConstraint("account", "seq"),
     UniqueConstraint("account", "request_id"),
     CheckConstraint("seq >= 1"),
-    Index("receipts_by_end", "account", "end_unix_ns"),
+    Index("receipts_by_end", "account", "end_unix_ns", "seq"),
 )
 _is_unsigned = receipts.c.signature.is_(None)
 Index("receipts_unsigned", receipts.c.position, sqlite_where=_is_unsigned, postgresql_where=_is_unsigned)
@@ -145,54 +147,61 @@ event.listen(
 )
 
 
-def _forbid(table: Table, change: str, reason: str, *, unless_changed: tuple[str, ...] = ()) -> None:
-    """Let no row be changed so; ``unless_changed`` lets a receipt get its signature, and none of these columns."""
-    name = f"{table.name}_{change.lower()}"
-    kept = [f"OLD.{column} {{differs}} NEW.{column}" for column in unless_changed]
-    condition = " OR ".join(["OLD.signature IS NOT NULL", *kept] if kept else ["{always}"])
-    on_sqlite = condition.format(differs="IS NOT", always="1")
-    on_postgresql = condition.format(differs="IS DISTINCT FROM", always="true")
-    statements = {
-        "sqlite": f"CREATE TRIGGER {name} BEFORE {change} ON {table.name} WHEN {on_sqlite} "
-        f"BEGIN SELECT RAISE(ABORT, '{reason}'); END",
-        "postgresql": f"CREATE TRIGGER {name} BEFORE {change} ON {table.name} FOR EACH ROW WHEN ({on_postgresql}) "
-        f"EXECUTE FUNCTION ledger_forbid('{reason}')",
-    }
-    for dialect, statement in statements.items():
-        event.listen(table, "after_create", DDL(statement).execute_if(dialect=dialect))  # type: ignore[no-untyped-call]
+def _on(table: Table, dialect: str, statement: str) -> None:
+    event.listen(table, "after_create", DDL(statement).execute_if(dialect=dialect))  # type: ignore[no-untyped-call]
+
+
+def _forbid(table: Table, change: str, reason: str, *, on_sqlite: str = "1", on_postgresql: str = "true") -> None:
+    """Let no row be changed so, where the condition holds."""
+    start = f"CREATE TRIGGER {table.name}_{change.lower()} BEFORE {change} ON {table.name}"
+    _on(table, "sqlite", f"{start} WHEN {on_sqlite} BEGIN SELECT RAISE(ABORT, '{reason}'); END")
+    _on(table, "postgresql", f"{start} FOR EACH ROW WHEN ({on_postgresql}) EXECUTE FUNCTION ledger_forbid('{reason}')")
+
+
+def _allow_once(table: Table, column: str, reason: str, *, unless: tuple[str, ...] = ()) -> None:
+    """Let a row get its value in the one column, where it has none, and no other change."""
+    changed = [f"OLD.{each.name} {{differs}} NEW.{each.name}" for each in table.columns if each.name != column]
+    condition = " OR ".join([f"OLD.{column} IS NOT NULL", *unless, *changed])
+    _forbid(
+        table,
+        "UPDATE",
+        reason,
+        # UPDATE OR REPLACE with another row's number would delete that row past the trigger on DELETE.
+        on_sqlite=f"OLD.rowid IS NOT NEW.rowid OR {condition.format(differs='IS NOT')}",
+        on_postgresql=condition.format(differs="IS DISTINCT FROM"),
+    )
+
+
+def _forbid_replacement(table: Table) -> None:
+    """SQLite's INSERT OR REPLACE deletes the rows in its way past the trigger on DELETE.
+
+    A row's number, which every table has, is looked for only where it is given: before it is allotted it reads as -1.
+    """
+    unique = [each for each in table.constraints if isinstance(each, PrimaryKeyConstraint | UniqueConstraint)]
+    keys = sorted([column.name for column in each.columns] for each in unique)
+    same_key = [" AND ".join(f"{column} = NEW.{column}" for column in key) for key in keys if key != ["position"]]
+    taken = [f"EXISTS (SELECT 1 FROM {table.name} WHERE {each})" for each in ("rowid = NEW.rowid", *same_key)]  # noqa: S608 - our own names
+    condition = " OR ".join([f"NEW.rowid <> -1 AND {taken[0]}", *taken[1:]])
+    start = f"CREATE TRIGGER {table.name}_insert BEFORE INSERT ON {table.name} WHEN {condition}"
+    _on(table, "sqlite", f"{start} BEGIN SELECT RAISE(ABORT, '{table.name} are append-only'); END")
 
 
 def _forbid_truncation(table: Table) -> None:
     """PostgreSQL's TRUNCATE is no DELETE to a trigger."""
-    statement = (
-        f"CREATE TRIGGER {table.name}_truncate BEFORE TRUNCATE ON {table.name} FOR EACH STATEMENT "
-        f"EXECUTE FUNCTION ledger_forbid('{table.name} are append-only')"
-    )
-    event.listen(table, "after_create", DDL(statement).execute_if(dialect="postgresql"))  # type: ignore[no-untyped-call]
+    start = f"CREATE TRIGGER {table.name}_truncate BEFORE TRUNCATE ON {table.name} FOR EACH STATEMENT"
+    _on(table, "postgresql", f"{start} EXECUTE FUNCTION ledger_forbid('{table.name} are append-only')")
 
 
-for _table in (entries, failed_attempts, reversals):
-    _forbid(_table, "UPDATE", f"{_table.name} are append-only")
 for _table in metadata.sorted_tables:
     _forbid(_table, "DELETE", f"{_table.name} are append-only")
+    _forbid_replacement(_table)
     _forbid_truncation(_table)
-_forbid(
+for _table in (accounts, entries, failed_attempts, reversals):
+    _forbid(_table, "UPDATE", f"{_table.name} are append-only")
+_allow_once(api_keys, "revoked_unix_ns", "an API key is revoked once and otherwise stays as it is")
+_allow_once(
     receipts,
-    "UPDATE",
+    "signature",
     "a stored receipt gets its signature once and nothing else",
-    unless_changed=(
-        "position",
-        "receipt_id",
-        "account",
-        "request_id",
-        "seq",
-        "signed_bytes",
-        "signed_sha256",
-        "statement",
-        "statement_signature",
-        "end_unix_ns",
-        "model",
-        "region",
-        "customer_tag",
-    ),
+    unless=(f"length(NEW.signature) <> {_SIGNATURE_BYTES}",),
 )

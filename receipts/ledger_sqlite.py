@@ -3,6 +3,7 @@
 import fcntl
 import os
 import sqlite3
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -93,12 +94,15 @@ class SqliteBackend:
 
     @property
     def _path(self) -> Path:
-        return Path(self._url.database or "").absolute()
+        """The file itself: by whichever link it is come to, it has one lock."""
+        return Path(self._url.database or "").resolve()
 
 
 def _prepare_writer(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own connection
     # The driver would begin transactions by itself, only before the first write: what was read before could change.
     connection.isolation_level = None
+    # A damaged text is then known by its place (`receipts.ledger_rows`); else all that is read with it would be lost.
+    connection.text_factory = partial(str, encoding="utf-8", errors="replace")
     for pragma in _WRITER_PRAGMAS:
         connection.execute(pragma)
 

@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 from typing import Final, Self, TypeVar
 
 from metering.settlement import Settlement
-from receipts.errors import LedgerError, SettlementRefused
+from receipts.errors import LedgerError, LedgerInUse, LedgerUnavailable, SettlementRefused
 from receipts.holds import HoldBook
 from receipts.ledger import Ledger
 from receipts.stored_receipt import StoredReceipt
 
 MAX_COMMIT: Final = 64
 """Settlements in one commit. Past this, rows cost as much as the sync to disk that they share."""
+
+_FAILS_FOR_NS: Final = 30 * 10**9
 
 _Result = TypeVar("_Result")
 
@@ -70,6 +72,7 @@ class LedgerWriter:
         self._arrivals: dict[str, _Arrival] = {}
         self._stored = asyncio.Event()
         self._holds = holds
+        self._failed_ns: int | None = None
 
     @classmethod
     async def open(
@@ -95,6 +98,14 @@ class LedgerWriter:
     def backlog(self) -> Backlog:
         """The receipts that wait for their signature, as of the last commit; no I/O."""
         return self._backlog
+
+    @property
+    def is_storing(self) -> bool:
+        """False once the database did not take a commit, until it takes one.
+
+        Or until none was tried for half a minute, which no meter lets pass that has a settlement to deliver.
+        """
+        return self._failed_ns is None or self._wall_clock_ns() - self._failed_ns > _FAILS_FOR_NS
 
     async def call(self, work: Callable[[Ledger], _Result]) -> _Result:
         """Do ``work`` in the writer's thread, after what it is doing now; raises what ``work`` does."""
@@ -182,9 +193,16 @@ class LedgerWriter:
                 del self._arrivals[receipt_id]
 
     async def _commit_all(self) -> None:
-        while self._queue:
-            await self._commit([self._queue.popleft() for _ in range(min(len(self._queue), MAX_COMMIT))])
-        self._committing = None
+        taken: list[_Queued] = []
+        try:
+            while self._queue:
+                taken = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_COMMIT))]
+                await self._commit(taken)
+        finally:
+            # Nobody is left without an answer, also where this was cancelled, or went wrong.
+            self._committing = None
+            _fail([*taken, *self._queue], LedgerUnavailable("the ledger stopped while it stored this; settle it again"))
+            self._queue.clear()
 
     async def _commit(self, batch: list[_Queued]) -> None:
         """Give each its outcome; a settlement that is refused leaves the batch, and the rest is tried again."""
@@ -198,9 +216,12 @@ class LedgerWriter:
                 _fail(culprits, refused)
                 batch = [each for each in batch if each not in culprits]
             except Exception as error:  # noqa: BLE001 - each caller gets it raised
+                if isinstance(error, LedgerUnavailable | LedgerInUse):
+                    self._failed_ns = self._wall_clock_ns()
                 _fail(batch, error)
                 return
             else:
+                self._failed_ns = None
                 self._stored.set()
                 for each, stored in zip(batch, outcomes, strict=True):
                     self._end_hold(each.settlement, stored)
@@ -218,7 +239,8 @@ class LedgerWriter:
 
     def _settle(self, ledger: Ledger, settlements: Sequence[Settlement]) -> list[StoredReceipt | None]:
         self._recount(ledger)
-        outcomes = ledger.settle(settlements)
+        with self._counted_anew():
+            outcomes = ledger.settle(settlements)
         now_ns = self._wall_clock_ns()
         for stored in outcomes:
             if stored is not None and stored.signature is None:
@@ -228,16 +250,21 @@ class LedgerWriter:
 
     def _attach(self, ledger: Ledger, signatures: Mapping[str, bytes]) -> Sequence[int]:
         self._recount(ledger)
-        try:
+        with self._counted_anew():
             ledger.attach_signatures(signatures)
-        except LedgerError:
-            # The connection may have been lost after the commit: the signatures are there then, or aren't.
-            self._must_recount = True
-            raise
         now_ns = self._wall_clock_ns()
         stored_ns = [self._waiting.pop(each) for each in signatures if each in self._waiting]
         self._backlog = _backlog(self._waiting)
         return [max(0, now_ns - each) for each in stored_ns]
+
+    @contextmanager
+    def _counted_anew(self) -> Iterator[None]:
+        """When it fails, the connection may have been lost after the commit: what was written is there, or isn't."""
+        try:
+            yield
+        except LedgerError:
+            self._must_recount = True
+            raise
 
     def _recount(self, ledger: Ledger) -> None:
         """Before anything is written: a count that fails must not make a commit look as if it had."""

@@ -4,6 +4,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from receipts.document import MAX_INTEGER
 from receipts.errors import InvalidMoment
 
 NS_PER_S: Final = 10**9
@@ -15,7 +16,6 @@ _RFC_3339: Final = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9}))?([Zz]|[+-][0-9]{2}:[0-9]{2})",
     re.ASCII,
 )
-_LATEST_UNIX_NS: Final = 2**63 - 1
 _HOW: Final = "give an RFC 3339 time such as 2026-01-31T08:00:00Z, or how long back from now, such as 30d, 12h or 90m"
 
 
@@ -42,7 +42,7 @@ def parse_moment(text: str, now_unix_ns: int) -> int:
     except (ValueError, OverflowError) as error:
         raise InvalidMoment(f"{text[:40]!r} is not a time: {error}") from error
     unix_ns = seconds * NS_PER_S + int((fraction or "").ljust(9, "0"))
-    if not 0 <= unix_ns <= _LATEST_UNIX_NS:
+    if not 0 <= unix_ns <= MAX_INTEGER:
         raise InvalidMoment(f"{text[:40]!r} is not between 1970 and 2262")
     return unix_ns
 
@@ -51,3 +51,8 @@ def rfc3339(unix_ns: int) -> str:
     """The moment in UTC, to the nanosecond: ``2026-01-31T08:00:00.000000000Z``."""
     seconds, rest = divmod(unix_ns, NS_PER_S)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
+
+
+def rfc3339_to_seconds(unix_ns: int) -> str:
+    """The moment in UTC for people, its fraction of a second cut off: ``2026-01-31T08:00:00Z``."""
+    return f"{datetime.fromtimestamp(unix_ns // NS_PER_S, UTC):%Y-%m-%dT%H:%M:%SZ}"

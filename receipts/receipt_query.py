@@ -26,8 +26,9 @@ class ReceiptsPage:
     """Receipts in their order: ``lines`` are their canonical bytes, each with a newline behind it.
 
     A receipt that waits for its signature is there with ``"signature":null``. ``next_after_seq`` is what the next
-    page comes after, or None at the end. ``first_seq`` and ``last_seq`` are where in the chain the query's receipts
-    lie, as far as the first page found out: the next page's query takes them, and need not look for them again.
+    page comes after, or None at the end; more may come after a page without any. ``first_seq`` and ``last_seq`` are
+    where in the chain the query's receipts lie, as far as the first page found out: the next page's query takes them,
+    and need not look for them again.
     """
 
     lines: bytes

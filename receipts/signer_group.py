@@ -36,7 +36,7 @@ from receipts.signer_messages import (
     SigningRequest,
 )
 from receipts.signer_ports import SignerPort, SigningPort
-from receipts.signing_errors import QuorumUnavailable, ShareUnusable, SignerUnavailable, SigningError
+from receipts.signing_errors import HeadRefused, QuorumUnavailable, ShareUnusable, SignerUnavailable, SigningError
 
 DEFAULT_THRESHOLD = 3
 DEFAULT_MAX_BATCH = 128
@@ -270,12 +270,13 @@ class SignerGroup:
         head that ends before a receipt that they have vouched for.
 
         Raises:
-            QuorumUnavailable: too few signers answer, or are willing; the text says why.
+            HeadRefused: too few signers are willing; the text says why.
+            QuorumUnavailable: too few signers answer.
         """
         message = signed_bytes(head)
         (outcome,) = await self.sign([(message, HeadEvidence(first=first, last=last))])
         if isinstance(outcome, SigningRefused):
-            raise QuorumUnavailable(f"the account head of {head.account} is not signed: {outcome.reason}")
+            raise HeadRefused(f"the account head of {head.account} is not signed: {outcome.reason}")
         return outcome
 
     async def sign(self, messages: Sequence[tuple[bytes, Evidence]]) -> list[bytes | SigningRefused]:

@@ -6,7 +6,8 @@ ReceiptsError
     ├── PolicyViolation       a signer will not sign this message, whoever asks
     ├── ShareUnusable         a signer cannot use its key share: secret, file or group is wrong
     ├── SignerUnavailable     a signer does not answer; the coordinator takes another
-    └── QuorumUnavailable     fewer signers than the threshold; receipts stay pending, nothing is lost
+    ├── QuorumUnavailable     fewer signers than the threshold; receipts stay pending, nothing is lost
+    └── HeadRefused           enough signers answer, but too few sign this account head
 """
 
 from receipts.errors import ReceiptsError
@@ -26,6 +27,10 @@ class ShareUnusable(SigningError):
 
 class SignerUnavailable(SigningError):
     """A signer is dead, restarting, or silent past its deadline."""
+
+
+class HeadRefused(SigningError):
+    """Too few signers vouch for an account head; the text is each one's reason, which need not pass by itself."""
 
 
 class QuorumUnavailable(SigningError):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from receipts.ed25519 import verify_signature
-from receipts.errors import ReceiptsError
+from receipts.errors import DamagedReceipt, ReceiptsError
 from receipts.ledger_writer import LedgerWriter
 from receipts.signer_messages import Evidence, SignedMessage, SigningRefused
 from receipts.stored_receipt import StoredReceipt
@@ -57,8 +57,8 @@ class _Round:
 class SigningLoop:
     """Offers unsigned receipts in the order of storing, for as long as it runs.
 
-    An account whose receipt is refused is left alone for a while, and the others go on: its later receipts could
-    not be signed before that one. Without a quorum everything waits. Pauses double up to ten seconds.
+    An account whose receipt is refused, or damaged, is left alone for a while, and the others go on: its later
+    receipts could not be signed before that one. Without a quorum everything waits. Pauses double up to ten seconds.
     """
 
     def __init__(
@@ -110,7 +110,11 @@ class SigningLoop:
         """Sign what waits, or wait until something may."""
         now = asyncio.get_running_loop().time()
         resting = {account: pause for account, pause in self._aside.items() if pause.until > now}
-        waiting = await self._writer.call(lambda ledger: ledger.unsigned(_WINDOW, excluding=list(resting)))
+        try:
+            waiting = await self._writer.call(lambda ledger: ledger.unsigned(_WINDOW, excluding=list(resting)))
+        except DamagedReceipt as damaged:
+            self._set_aside({damaged.account: str(damaged)}, {damaged.account})
+            return
         if not waiting:
             soonest = min((pause.until for pause in resting.values()), default=None)
             await self._writer.new_receipts(None if soonest is None else soonest - now)

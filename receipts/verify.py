@@ -18,14 +18,14 @@ from receipts.document import AccountHead, Receipt, cut_signature, document_from
 from receipts.ed25519 import PUBLIC_KEY_BYTES, key_id_of, verify_signature
 from receipts.errors import CannotVerify, InvalidDocument
 from receipts.export_manifest import EXPORT_TYP, ExportManifest
-from receipts.verify_chain import AccountChains
-from receipts.verify_export import ExportCheck, SelectedSpan
-from receipts.verify_heads import GivenHead
+from receipts.verify_chain import AccountChains, ChainFault, GivenHead, Link, Place
+from receipts.verify_export import ExportCheck
 from receipts.verify_input import DamagedInput, Entry, read_entries
-from receipts.verify_link import ChainFault, Link, Place
 
 _MAX_SHOWN_ID: Final = 37
 _MAX_NOTES: Final = 100
+# A file of a few kilobytes can hold a million empty lines, compressed.
+_MAX_SHOWN_OF_A_FILE: Final = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,7 @@ def public_key_from_hex(text: str) -> bytes:
 def verify_paths(
     paths: Iterable[Path], public_key: bytes, on_read: Callable[[int], None] = lambda _bytes: None
 ) -> "VerificationReport":
-    """Verify receipts, NDJSON files and tar archives (plain, gzip, bzip2, xz), all of them as one body of evidence.
+    """Verify receipts, NDJSON files and tar archives (plain or gzip), all of them as one body of evidence.
 
     Nothing is read before the report is iterated; memory does not grow with the number of receipts. ``on_read`` is
     told the bytes of the files as they are read.
@@ -77,8 +77,9 @@ def verify_paths(
 class VerificationReport:
     """The findings, in the order in which they are certain; to be iterated once. Then the counts are final.
 
-    ``passed`` counts receipts without a finding, ``failed`` the findings. A receipt alone is not failed for lack
-    of its predecessors; between two of one account, nothing may be missing.
+    ``passed`` counts receipts without a finding, ``failed`` the findings, those included that are not given because
+    there are too many in one file: a note says how many. A receipt alone is not failed for lack of its predecessors;
+    between two of one account, nothing may be missing.
     """
 
     def __init__(self, paths: Iterable[Path], public_key: bytes, on_read: Callable[[int], None]) -> None:
@@ -88,7 +89,7 @@ class VerificationReport:
         self._key_id = key_id_of(public_key)
         self._chains = AccountChains()
         self._export: ExportCheck | None = None
-        self._selections: list[SelectedSpan] = []
+        self._hidden_notes: list[str] = []
         self._export_notes: list[str] = []
         self.passed = 0
         self.failed = 0
@@ -100,26 +101,38 @@ class VerificationReport:
 
     @property
     def notes(self) -> list[str]:
-        """What the findings don't say, a line for each account: how far its receipts reach, what wasn't checked."""
-        notes = [*self._chains.notes(), *self._export_notes]
+        """What the findings don't say: how many more there are; how far each account's receipts reach, what wasn't
+        checked.
+        """
+        notes = [*self._hidden_notes, *self._chains.notes(), *self._export_notes]
         more = len(notes) - _MAX_NOTES
         shown = [_printable(note) for note in notes[:_MAX_NOTES]]
         return [*shown, f"{more} more such lines are not shown"] if more > 0 else shown
 
     def __iter__(self) -> Iterator[Finding]:
-        for finding in self._findings():
-            self.failed += 1
-            yield finding
-
-    def _findings(self) -> Iterator[Finding]:
         for path in self._paths:
-            try:
-                for entry in read_entries(path, self._on_read):
-                    yield from self._begin_export(entry) if entry.is_manifest else self._judge(entry)
-            except DamagedInput as error:
-                yield Finding(file=str(path), line=None, receipt_id=None, fault=str(error))
-            yield from self._end_export()
-        yield from map(self._take_back, self._chains.finish())
+            yield from self._shown(self._findings_in(path), f"in {path}")
+        yield from self._shown(map(self._take_back, self._chains.finish()), "in how the receipts fit together")
+
+    def _shown(self, findings: Iterable[Finding], where: str) -> Iterator[Finding]:
+        """Count all of them, give the first."""
+        hidden = 0
+        for number, finding in enumerate(findings):
+            self.failed += 1
+            if number < _MAX_SHOWN_OF_A_FILE:
+                yield finding
+            else:
+                hidden += 1
+        if hidden:
+            self._hidden_notes.append(f"{hidden} more failures {where} are not shown")
+
+    def _findings_in(self, path: Path) -> Iterator[Finding]:
+        try:
+            for entry in read_entries(path, self._on_read):
+                yield from self._begin_export(entry) if entry.is_manifest else self._judge(entry)
+        except DamagedInput as error:
+            yield Finding(file=str(path), line=None, receipt_id=None, fault=str(error))
+        yield from self._end_export()
 
     def _begin_export(self, entry: Entry) -> Iterator[Finding]:
         place = Place(file=entry.file, line=None, receipt_id=None)
@@ -134,12 +147,15 @@ class VerificationReport:
             yield Finding(file=entry.file, line=None, receipt_id=None, fault=fault)
 
     def _end_export(self) -> Iterator[Finding]:
-        if self._export is not None:
-            yield from map(self._take_back, self._export.finish(self._selections))
-            span = self._export.span()
-            self._selections += () if span is None else (span,)
-            self._export_notes += self._export.notes()
-            self._export = None
+        export, self._export = self._export, None
+        if export is None:
+            return
+        fault = export.fault_of_all()
+        if fault is not None:
+            yield self._take_back(ChainFault(place=export.place, fault=fault))
+        if export.selected is not None:
+            self._chains.add_selection(export.account, export.place, export.selected)
+        self._export_notes += export.notes()
 
     def _judge(self, entry: Entry) -> Iterator[Finding]:
         """Examine one document, then see that it fits to the others of its account and export."""
@@ -201,7 +217,7 @@ class VerificationReport:
     def _take_back(self, wrong: ChainFault) -> Finding:
         """A receipt that had passed by itself fails in its chain; a head was never counted."""
         place = wrong.place
-        self.passed -= place.receipt_id is not None
+        self.passed -= wrong.repeats + (place.receipt_id is not None)
         return Finding(file=place.file, line=place.line, receipt_id=place.receipt_id, fault=wrong.fault)
 
 
@@ -225,7 +241,9 @@ def verify_document(data: bytes, found: Examined, *, public_key: bytes, key_id: 
     found.receipt_id = _shown_id(value)
 
     if isinstance(value, dict) and value.get("typ") == EXPORT_TYP:
-        raise InvalidDocument("an export's manifest counts at the head of its archive only: give the archive itself")
+        alone = "alone: give the archive itself"
+        moved = "but not its archive's first member: the members were reordered or repacked"
+        raise InvalidDocument(f"an export's manifest, {alone if may_be_reformatted else moved}")
 
     # 2. A known type, every member there, none more, each within its range.
     document = found.document = document_from(value)
@@ -258,7 +276,7 @@ def verify_document(data: bytes, found: Examined, *, public_key: bytes, key_id: 
 def _check_reformatted(data: bytes, canonical: bytes, *, may_be_reformatted: bool) -> None:
     """The signature covers values, so a single receipt that was pretty-printed still counts.
 
-    But a file of the canonical length, give or take a newline, is no reformatted one: a byte of it was changed.
+    But a file of the canonical length, or a byte longer, is no reformatted one: a byte of it was changed or added.
     """
     if not may_be_reformatted:
         raise InvalidDocument("not in canonical form")

@@ -1,29 +1,32 @@
 """One export archive: do its head and its receipts belong to its manifest, and a selection's receipts together?"""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 from receipts.document import AccountHead, Receipt
 from receipts.export_manifest import ExportManifest
-from receipts.verify_heads import shown_time
-from receipts.verify_link import ChainFault, Link, Place, fault_between
+from receipts.moments import rfc3339, rfc3339_to_seconds
+from receipts.verify_chain import Link, Piece, Place, fault_between
 
 
 class ExportCheck:
     """What one export must be by its own account.
 
     The manifest is not signed. It can only add demands, but for one: of a selection by tag nobody can say whether it
-    is whole, so there may be gaps, and that is said.
+    is whole, so there may be gaps, and that is said. ``selected`` is from where to where its receipts reach.
     """
 
     def __init__(self, manifest: ExportManifest, place: Place) -> None:
         self._manifest = manifest
-        self._place = place
+        self.place = place
+        self.selected: Piece | None = None
         self._head: AccountHead | None = None
-        self._first: Link | None = None
-        self._last: Link | None = None
         self._count = 0
         self._last_seq = 0
+
+    @property
+    def account(self) -> str:
+        """Whose receipts it says it holds."""
+        return self._manifest.account
 
     @property
     def is_selection(self) -> bool:
@@ -63,33 +66,16 @@ class ExportCheck:
 
     def add_selected(self, link: Link) -> str | None:
         """Take in the next receipt of a selection; gaps are the selection's own."""
-        last, self._last = self._last, link
-        self._first = self._first or link
         self._count += 1
-        if last is None or link.seq > last.seq + 1:
+        if self.selected is None:
+            self.selected = Piece(first=link, last=link)
             return None
-        return fault_between(last, link)
+        last, self.selected.last = self.selected.last, link
+        return None if link.seq > last.seq + 1 else fault_between(last, link)
 
-    def finish(self, others: Iterable["SelectedSpan"]) -> Iterator[ChainFault]:
-        """What only the end of the archive shows; ``others`` are the selections that were read before."""
-        if self._head is None:
-            fault = "the export holds no valid account head: its ends were not checked"
-            yield ChainFault(place=self._place, fault=fault)
-        mine = self.span()
-        for other in others:
-            if mine is not None and mine.overlaps(other):
-                fault = f"its receipts and those in {other.file} overlap: some are given twice"
-                yield ChainFault(place=self._place, fault=fault)
-
-    def span(self) -> "SelectedSpan | None":
-        """Where a selection's receipts lie; None for another export, or when there is none."""
-        manifest, first, last = self._manifest, self._first, self._last
-        tag = manifest.selection.customer_tag
-        if tag is None or first is None or last is None:
-            return None
-        return SelectedSpan(
-            account=manifest.account, customer_tag=tag, first_seq=first.seq, last_seq=last.seq, file=self._place.file
-        )
+    def fault_of_all(self) -> str | None:
+        """What only the end of the archive shows."""
+        return "the export holds no valid account head: its ends were not checked" if self._head is None else None
 
     def notes(self) -> Iterator[str]:
         """What has to be known beside the findings."""
@@ -97,33 +83,17 @@ class ExportCheck:
         if self.is_selection:
             count = "1 receipt" if self._count == 1 else f"{self._count} receipts"
             span = "" if head is None else f" among {head.first_seq} to {head.last_seq}"
-            end = "" if head is None else f", where its chain ended as of {shown_time(head.as_of_unix_ns)}"
+            end = "" if head is None else f", where its chain ended as of {rfc3339_to_seconds(head.as_of_unix_ns)}"
             yield (
-                f"account {manifest.account}: {count} with tag {manifest.selection.customer_tag}{span}{end}; "
+                f"account {manifest.account}: {count} with tag {manifest.selection.customer_tag!r}{span}{end}; "
                 "whether these are all with that tag cannot be checked"
             )
         since_unix_ns = manifest.selection.since_unix_ns
         if since_unix_ns is not None and head is not None and head.first_seq > 1:
             yield (
                 f"account {manifest.account}: that all before receipt {head.first_seq} ended before "
-                f"{shown_time(since_unix_ns)} is the export's own word"
+                f"{rfc3339_to_seconds(since_unix_ns)} is the export's own word"
             )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SelectedSpan:
-    """From which to which ``seq`` a selection's receipts lie, both in."""
-
-    account: str
-    customer_tag: str
-    first_seq: int
-    last_seq: int
-    file: str
-
-    def overlaps(self, other: "SelectedSpan") -> bool:
-        """Whether both select the same, and their receipts lie across each other."""
-        is_same = (self.account, self.customer_tag) == (other.account, other.customer_tag)
-        return is_same and self.first_seq <= other.last_seq and other.first_seq <= self.last_seq
 
 
 def _fault_of_first(receipt: Receipt, since_unix_ns: int) -> str | None:
@@ -131,6 +101,6 @@ def _fault_of_first(receipt: Receipt, since_unix_ns: int) -> str | None:
     if end_unix_ns >= since_unix_ns:
         return None
     return (
-        f"the export says that it begins at {shown_time(since_unix_ns)}, but its first receipt ended before, "
-        f"at {shown_time(end_unix_ns)}"
+        f"the export says that it begins at {rfc3339(since_unix_ns)}, but its first receipt ended before, "
+        f"at {rfc3339(end_unix_ns)}"
     )

@@ -1,40 +1,22 @@
 """Files to verify, taken apart into documents in constant memory: a receipt, NDJSON, or a tar of both."""
 
-import _compression
-import bz2
 import gzip
 import hashlib
 import io
-import lzma
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Final, NoReturn, Self
 
 from receipts.canonical import MAX_BYTES
 from receipts.errors import CannotVerify, ReceiptsError
 from receipts.export_manifest import CHECKSUMS_MEMBER, MANIFEST_MEMBER
 
-# xz's own strongest preset needs 65 MiB to decompress; a file may ask for 4 GiB.
-_XZ_MEMORY_BYTES: Final = 2**27
-
-
-def _opened_xz(stream: io.BufferedReader) -> io.BufferedIOBase:
-    """As `lzma.LZMAFile`, which has no limit."""
-    return io.BufferedReader(
-        _compression.DecompressReader(
-            stream, lzma.LZMADecompressor, trailing_error=lzma.LZMAError, memlimit=_XZ_MEMORY_BYTES
-        )
-    )
-
-
-_OPENERS: Final[tuple[tuple[bytes, Callable[[io.BufferedReader], io.BufferedIOBase]], ...]] = (
-    (b"\x1f\x8b", lambda stream: gzip.GzipFile(fileobj=stream)),
-    (b"BZh", bz2.BZ2File),
-    (b"\xfd7zXZ\x00", _opened_xz),
-)
+_GZIP: Final = b"\x1f\x8b"
+# bzip2 and xz: their readers in the standard library drop what doesn't parse behind the first stream, in silence.
+_NOT_READ: Final = (b"BZh", b"\xfd7zXZ\x00")
 _TAR_MAGIC: Final = slice(257, 262)
 _READ_AHEAD_BYTES: Final = 2**16
 _LINES: Final = (".ndjson", ".jsonl")
@@ -83,7 +65,7 @@ def read_entries(path: Path, on_read: Callable[[int], None] = lambda _bytes: Non
     try:
         with io.BufferedReader(_Watched(path, on_read), _READ_AHEAD_BYTES) as file:
             yield from _entries(str(path), _Peeked(_decompressed(_Peeked(file))))
-    except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError) as error:
+    except (tarfile.TarError, zlib.error, EOFError) as error:
         raise DamagedInput(f"the archive is damaged or cut short: {error}") from error
     except (ValueError, RecursionError) as error:
         # tarfile trusts the numbers in a member's extended headers, and goes from one to the next by recursion.
@@ -96,14 +78,13 @@ def read_entries(path: Path, on_read: Callable[[int], None] = lambda _bytes: Non
 
 
 def _decompressed(stream: "_Peeked") -> io.BufferedIOBase:
-    for magic, opener in _OPENERS:
-        if stream.head.startswith(magic):
-            return opener(stream.whole)
-    return stream.whole
+    if stream.head.startswith(_NOT_READ):
+        raise DamagedInput("it is compressed with bzip2 or xz, which are not read: unpack it, or compress it with gzip")
+    return gzip.GzipFile(fileobj=stream.whole) if stream.head.startswith(_GZIP) else stream.whole
 
 
 def _entries(name: str, stream: "_Peeked") -> Iterator[Entry]:
-    if not stream.head.strip():
+    if len(stream.head) < _READ_LIMIT and not stream.head.strip():
         raise DamagedInput("the file is empty")
     if _is_tar(stream.head):
         yield from _tar_entries(name, stream.whole)
@@ -146,10 +127,11 @@ def _tar_entries(name: str, stream: IO[bytes]) -> Iterator[Entry]:
                 raise DamagedInput(f"its member {member.name} comes after {CHECKSUMS_MEMBER}, which must be the last")
             is_manifest = listing.is_empty and member.name == MANIFEST_MEMBER
             is_export = is_export or is_manifest
-            whole_name = f"{name}/{PurePosixPath(member.name)}"
+            whole_name = f"{name}/{member.name.removeprefix('./')}"
             if member.name.endswith(_LINES):
-                found = True
-                yield from _lines(whole_name, io.BufferedReader(content))
+                for entry in _lines(whole_name, io.BufferedReader(content)):
+                    found = True
+                    yield entry
             elif member.name.endswith(_SINGLE):
                 found = True
                 data = io.BufferedReader(content).read(_READ_LIMIT).removesuffix(b"\n")
@@ -161,7 +143,7 @@ def _tar_entries(name: str, stream: IO[bytes]) -> Iterator[Entry]:
             listing.add(member.name, digest)
         _check_end(tar)
     if not found:
-        raise DamagedInput("the archive holds no .ndjson or .json file")
+        raise DamagedInput("the archive holds no receipts: no line in a .ndjson or .jsonl file, and no .json file")
     if is_export and not is_whole:
         raise DamagedInput(f"the export has no {CHECKSUMS_MEMBER}")
 
@@ -184,7 +166,7 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
         raise DamagedInput(f"its member {member.name} is not a file")
     # Peeking never goes past the buffer, which holds a header's block.
     head = content.peek(_TAR_MAGIC.stop)  # type: ignore[attr-defined]
-    if _is_tar(head) or any(head.startswith(magic) for magic, _ in _OPENERS):
+    if _is_tar(head) or head.startswith((_GZIP, *_NOT_READ)):
         raise DamagedInput(f"its member {member.name} is an archive itself: unpack it and give it by itself")
     return content
 

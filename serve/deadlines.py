@@ -2,8 +2,11 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
+
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,15 +23,15 @@ class Deadlines:
         yield from itertools.repeat(self.between_tokens_s)
 
 
-async def within(payloads: AsyncGenerator[bytes, None], limits: Iterator[float]) -> AsyncGenerator[bytes, None]:
-    """Pass payloads on, each within its limit in seconds.
+async def within(items: AsyncIterator[_Item], limits: Iterable[float]) -> AsyncGenerator[_Item, None]:
+    """Pass items on, each within its limit in seconds.
 
     Raises:
         TimeoutError: one did not come in time.
     """
     for limit_s in limits:
         async with asyncio.timeout(limit_s):
-            payload = await anext(payloads, None)
-        if payload is None:
+            item = await anext(items, None)
+        if item is None:
             return
-        yield payload
+        yield item

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -24,7 +24,6 @@ from serve.messages import Payload, Refused, ReplicaItem, Settled, Started
 
 _LOG = logging.getLogger(__name__)
 _DEFAULT_OUTPUT_TOKENS = 256
-_REPLICA_HANGS_AFTER_S = 5.0
 _FAILURES = {
     "unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
     "its receipt cannot be stored now": HTTPStatus.SERVICE_UNAVAILABLE,
@@ -58,12 +57,12 @@ class Dispatch(Protocol):
     """Runs one attempt on a pool's replicas."""
 
     def __call__(
-        self, pool: str, request_id: str, context: bytes, body: Mapping[str, Any]
+        self, pool: str, request_id: str, context: bytes, body: Mapping[str, Any], limits: Iterable[float]
     ) -> AsyncGenerator[ReplicaItem, None]:
-        """Stream the attempt; closing the iterator aborts it.
+        """Stream the attempt, each item within its limit in seconds; closing the iterator aborts it.
 
         Raises:
-            AttemptFailed: the replica died or could not be reached.
+            AttemptFailed: the replica died, hung or could not be reached.
         """
 
 
@@ -173,10 +172,10 @@ class Door:
         failed: list[Attempt] = []
         for pool in pools:
             context = self._context(request_id, account, tag, tier, pool, tuple(failed))
-            items = self._dispatch(pool.key, request_id, context.to_json(), _engine_body(request, pool))
             limits = self._deadlines.limits(is_stream=request.stream)
+            items = self._dispatch(pool.key, request_id, context.to_json(), _engine_body(request, pool), limits)
             try:
-                first = await self._next(items, next(limits))
+                first = await self._next(items, hold)
             except AttemptFailed as failure:
                 _LOG.warning("attempt %d of %s on %s failed: %s", len(failed) + 1, request_id, pool.key, failure)
                 failed.append(Attempt(pool=pool.key, outcome=failure.outcome, energy_microjoules=None))
@@ -184,18 +183,18 @@ class Door:
             if isinstance(first, Refused):
                 raise RequestRefused(HTTPStatus(first.status), first.message, first.param)
             assert isinstance(first, Started), f"a replica's first item was {type(first).__name__}"
-            rest = self._rest(items, limits, pool, hold)
+            rest = self._rest(items, pool, hold)
             return Answer(request_id=request_id, pool=pool, tier=tier, started=first, items=rest)
         status = _FAILURES.get(failed[-1].outcome, HTTPStatus.BAD_GATEWAY)
         raise RequestRefused(status, f"no attempt of {len(failed)} succeeded; the last: {failed[-1].outcome}")
 
     async def _rest(
-        self, items: AsyncGenerator[ReplicaItem, None], limits: Iterator[float], pool: Pool, hold: Hold
+        self, items: AsyncGenerator[ReplicaItem, None], pool: Pool, hold: Hold
     ) -> AsyncGenerator[Payload | Settled, None]:
         try:
             async with aclosing(items):
-                for limit_s in limits:
-                    item = await self._next(items, limit_s)
+                while True:
+                    item = await self._next(items, hold)
                     assert isinstance(item, Payload | Settled), f"unexpected {type(item).__name__} in an answer"
                     if isinstance(item, Settled):
                         hold.let_go()
@@ -209,14 +208,13 @@ class Door:
         finally:
             hold.let_go()
 
-    async def _next(self, items: AsyncGenerator[ReplicaItem, None], limit_s: float) -> ReplicaItem:
-        """The replica keeps the limit itself and settles the attempt as failed; this is for one that hangs."""
+    async def _next(self, items: AsyncGenerator[ReplicaItem, None], hold: Hold) -> ReplicaItem:
         try:
-            async with asyncio.timeout(limit_s + _REPLICA_HANGS_AFTER_S):
-                return await anext(items)
-        except TimeoutError as silent:
-            await items.aclose()
-            raise AttemptFailed("timeout", f"nothing came for {limit_s:g} s") from silent
+            return await anext(items)
+        except AttemptFailed as failure:
+            if failure.may_be_charged:
+                hold.expect_charge()
+            raise
         except StopAsyncIteration as short:
             raise AttemptFailed("cut short", "the replica stopped before the receipt") from short
 

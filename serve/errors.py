@@ -50,8 +50,12 @@ class RequestRefused(ServeError):
 
 
 class AttemptFailed(ServeError):
-    """A replica died, hung or could not be reached; ``outcome`` is the word for it on the receipt."""
+    """A replica died, hung or could not be reached; ``outcome`` is the word for it on the receipt.
 
-    def __init__(self, outcome: str, message: str) -> None:
+    ``may_be_charged``: it may have been settled as one that ran, and its receipt still come.
+    """
+
+    def __init__(self, outcome: str, message: str, *, may_be_charged: bool = False) -> None:
         super().__init__(message)
         self.outcome = outcome
+        self.may_be_charged = may_be_charged

@@ -1,7 +1,8 @@
 """The most that a request can cost: what is held of its account's balance before any work."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from placement.plan import PoolSnapshot
 from receipts.arithmetic import price_usd_picos
@@ -33,12 +34,18 @@ def most_tokens(request: ChatRequest, context_tokens: int) -> int:
     """Input and output tokens of all the request's choices together, at most, in a context of so many tokens.
 
     No tokenizer makes more tokens of a text than it has bytes, and the body has all text of the prompt in it.
-    What an image becomes is the engine's matter: then it is the whole context, as it is where no limit was asked for.
+    What an image, a video or a sound becomes is the engine's matter: then it is the whole context, as it is where no
+    limit was asked for.
     """
-    if request.max_tokens is None or request.signs.has_images:
+    if request.max_tokens is None or not _is_all_text(request.body["messages"]):
         return request.choices * context_tokens
     each = request.body_bytes + TEMPLATE_TOKENS + request.max_tokens
     return request.choices * min(each, context_tokens)
+
+
+def _is_all_text(messages: Iterable[Mapping[str, Any]]) -> bool:
+    contents = (message.get("content") for message in messages)
+    return all(part.get("type") == "text" for content in contents if isinstance(content, list) for part in content)
 
 
 def _on(request: ChatRequest, pool: PoolSnapshot) -> int:

@@ -115,17 +115,30 @@ class Holds:
 
 
 class Hold:
-    """One request's hold: `release` it when the request will cost nothing, or `let_go` of it. Both may come twice."""
+    """One request's hold: `release` it when the request will cost nothing, or `let_go` of it. Both may come twice.
+
+    A hold that was let go of may lapse before the charge comes, where its settlement waits longer than a lease at a
+    meter. While the ledger stores nothing it places no hold either: what an account may then end below zero is what
+    it had under way, all of which it could pay when it began.
+    """
 
     def __init__(self, holds: Holds, account: str, request_id: str, usd_picos: int) -> None:
         self._holds = holds
         self.account = account
         self.request_id = request_id
         self.usd_picos = usd_picos
+        self._is_charged_later = False
+
+    def expect_charge(self) -> None:
+        """An attempt failed that may be charged all the same: a release is no more than a letting go from now on."""
+        self._is_charged_later = True
 
     def release(self) -> None:
         """It ends now."""
-        self._holds.release(self)
+        if self._is_charged_later:
+            self.let_go()
+        else:
+            self._holds.release(self)
 
     def let_go(self) -> None:
         """It ends with the request's receipt, or with its lease if there won't be one."""

@@ -53,7 +53,7 @@ class Ingress:
         operator_account: str,
     ) -> None:
         keep_to_loopback()
-        door = build_door(ServeDispatch(pools), Holds(RayHoldLedger(ledger)))
+        door = build_door(ServeDispatch(pools, meters), Holds(RayHoldLedger(ledger)))
         self._app = build_app(door, ledger, group_key, meters=meters, operator_account=operator_account)
 
     def __serve_build_asgi_app__(self) -> FastAPI:

@@ -18,11 +18,12 @@ from ray.exceptions import RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from metering.calibration import CalibrationRecord, ReplicaWork
+from metering.errors import UnknownRequest
 from metering.host_meter import HostMeter
 from metering.meter_report import MeterReport
 from metering.metered_replica import ReplicaRegistration
 from metering.settlement import Settlement
-from receipts.errors import LedgerUnavailable
+from receipts.errors import LedgerInUse, LedgerUnavailable
 from receipts.ledger_actor import ledger_of
 from serve.energy_metrics import EnergyMetrics
 from serve.messages import MeterCard
@@ -93,6 +94,16 @@ class MeterActor:
                     raise
             await asyncio.sleep(_LEDGER_RETRY_S)
 
+    def give_up(self, request_id: str) -> bool:
+        """The door waits no longer for an attempt at this request: what runs of it here has failed, at the mesh's cost.
+
+        Whether its account is charged for nothing that ran here; not so where the attempt was settled before.
+        """
+        try:
+            return self._meter.settle(request_id, "failed").outcome == "failed"
+        except UnknownRequest:
+            return True
+
     def report(self) -> MeterReport:
         """The book, the counters and the replicas as of now."""
         return self._meter.report()
@@ -111,7 +122,7 @@ class MeterActor:
         is_news = self._meter.acknowledge(settlement)
         if stored is None:
             return None
-        if is_news:
+        if is_news and stored.statement == settlement.statement:  # else another attempt has the receipt
             self._metrics.settled(settlement, self._meter.model_of(settlement.replica) or "unknown")
         return bytes(stored.signed_bytes)
 
@@ -147,8 +158,12 @@ class MeterActor:
 
 
 def _is_away(error: RayError) -> bool:
-    """Whether the ledger may take the same settlement in a moment: it restarts, or its database is locked or full."""
-    return isinstance(error, RayActorError) or isinstance(getattr(error, "cause", None), LedgerUnavailable)
+    """Whether the ledger may take the same settlement in a moment.
+
+    It restarts, its database is locked, full or out of reach, or is still held by the ledger's own session that died.
+    """
+    is_ledgers = isinstance(getattr(error, "cause", None), LedgerUnavailable | LedgerInUse)
+    return is_ledgers or isinstance(error, RayActorError)
 
 
 def boot_id() -> str:

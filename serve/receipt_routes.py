@@ -1,8 +1,12 @@
 """What an account reads of itself over HTTP: its receipts by pages, the signed head of its chain, its entries."""
 
+import asyncio
+import hashlib
 import json
+import logging
 import re
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,15 +18,16 @@ from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
 from starlette.responses import Response, StreamingResponse
 
-from receipts.document import Count, Seq
-from receipts.errors import InvalidMoment, ReadersBusy
+from receipts.document import MAX_INTEGER, Seq, Text
+from receipts.errors import InvalidMoment, LedgerError, ReadersBusy
 from receipts.ledger_csv import csv_header
 from receipts.ledger_reader import LedgerPosition
 from receipts.moments import parse_moment
 from receipts.receipt_query import ReceiptQuery, ReceiptsPage
-from receipts.signing_errors import QuorumUnavailable
+from receipts.signing_errors import HeadRefused, QuorumUnavailable
 from serve.errors import RequestRefused
 
 NDJSON: Final = "application/x-ndjson"
@@ -30,12 +35,14 @@ _MAX_LIMIT: Final = 1000
 _CSV_PAGE: Final = 1000
 _RETRY_AFTER_S: Final = 1
 _RETRY_SIGNERS_AFTER_S: Final = 5
-_MAX_INTEGER: Final = 2**63 - 1
-_CURSOR: Final = re.compile(r"([1-9][0-9]{0,18})-([0-9]{1,19})-([0-9]{1,19})-([0-9]{1,19})", re.ASCII)
+_CSV_WAITS_S: Final = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Before each further try at a page that readers were too busy for; a download that has begun cannot say 503."""
+_CURSOR: Final = re.compile(r"([1-9][0-9]{0,18})-([0-9]{1,19})-([0-9]{1,19})-([0-9]{1,19})-([0-9a-f]{16})", re.ASCII)
 
 _TIME: Final = "RFC 3339, or how long back from now: s, m, h, d or w, as in `30d`."
-# No receipt has a control character in these, and PostgreSQL takes no NUL.
-_Text = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
+_DIGEST_DIGITS: Final = 16
+
+_LOG = logging.getLogger(__name__)
 
 
 class ReceiptsWanted(BaseModel):
@@ -45,14 +52,19 @@ class ReceiptsWanted(BaseModel):
 
     since: str | None = Field(None, description=f"Those that ended then or later. {_TIME}")
     until: str | None = Field(None, description=f"Those that ended before. {_TIME}")
-    model: _Text | None = Field(None, description="`workload.model` is exactly this.")
-    region: _Text | None = Field(None, description="`silicon.region` is exactly this.")
-    customer_tag: _Text | None = Field(None, description="`workload.customer_tag` is exactly this.")
+    model: Text | None = Field(None, description="`workload.model` is exactly this.")
+    region: Text | None = Field(None, description="`silicon.region` is exactly this.")
+    customer_tag: Text | None = Field(None, description="`workload.customer_tag` is exactly this.")
     first_seq: Seq | None = Field(None, description="`chain.seq` is this or more.")
     last_seq: Seq | None = Field(None, description="`chain.seq` is this or less.")
     after: str | None = Field(None, description="The cursor `next` of the page before.")
-    limit: int = Field(100, ge=1, le=_MAX_LIMIT, description="Receipts in a page.")
+    limit: int = Field(100, ge=1, le=_MAX_LIMIT, description="Receipts in a page, at most.")
     order: Literal["asc", "desc"] = Field("asc", description="By `chain.seq`: oldest or newest first.")
+
+    def digest(self) -> str:
+        """The same for all pages of one walk, and another for another selection or order."""
+        walk = self.model_dump_json(exclude={"after", "limit"})
+        return hashlib.sha256(walk.encode()).hexdigest()[:_DIGEST_DIGITS]
 
 
 class _Since(BaseModel):
@@ -64,16 +76,17 @@ class _Since(BaseModel):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageCursor:
     """Where a page ended, between which places of the chain the walk goes on (0: its end), and when it began: lengths
-    of time count back from that moment, so that all pages of one walk select alike.
+    of time count back from that moment, so that all pages of one walk select alike. ``digest`` is the selection's.
     """
 
     after_seq: int
     first_seq: int
     last_seq: int
     asked_unix_ns: int
+    digest: str
 
     def __str__(self) -> str:
-        return f"{self.after_seq}-{self.first_seq}-{self.last_seq}-{self.asked_unix_ns}"
+        return f"{self.after_seq}-{self.first_seq}-{self.last_seq}-{self.asked_unix_ns}-{self.digest}"
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -83,16 +96,18 @@ class PageCursor:
             RequestRefused: anything else.
         """
         parts = _CURSOR.fullmatch(text)
-        numbers = [int(each) for each in parts.groups()] if parts else []
-        if not numbers or max(numbers) > _MAX_INTEGER:
+        numbers = [int(each) for each in parts.groups()[:-1]] if parts else []
+        if parts is None or max(numbers) > MAX_INTEGER:
             raise RequestRefused(
                 HTTPStatus.BAD_REQUEST, "after takes the value `next` of the page before, unchanged", "after"
             )
         after_seq, first_seq, last_seq, asked_unix_ns = numbers
-        return cls(after_seq=after_seq, first_seq=first_seq, last_seq=last_seq, asked_unix_ns=asked_unix_ns)
+        return cls(
+            after_seq=after_seq, first_seq=first_seq, last_seq=last_seq, asked_unix_ns=asked_unix_ns, digest=parts[5]
+        )
 
     @classmethod
-    def beyond(cls, page: ReceiptsPage, asked_unix_ns: int) -> Self | None:
+    def beyond(cls, page: ReceiptsPage, asked_unix_ns: int, digest: str) -> Self | None:
         """The place after a page; None when it was the last."""
         if page.next_after_seq is None:
             return None
@@ -101,6 +116,7 @@ class PageCursor:
             first_seq=page.first_seq or 0,
             last_seq=page.last_seq or 0,
             asked_unix_ns=asked_unix_ns,
+            digest=digest,
         )
 
 
@@ -115,10 +131,12 @@ class ReceiptRoutes:
         account: Callable[[Request], Awaitable[str]],
         ledger: ActorHandle[Any],
         wall_clock_ns: Callable[[], int] = time.time_ns,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._account = account
         self._ledger = ledger
         self._wall_clock_ns = wall_clock_ns
+        self._sleep = sleep
 
     def add_to(self, app: FastAPI) -> None:
         """Add the routes; before any that take a part of the path as a receipt's id."""
@@ -132,10 +150,15 @@ class ReceiptRoutes:
         """The account's receipts in the order of its chain, by pages.
 
         Each is its canonical bytes, unchanged; while it waits for its signature, that is null. With
-        `Accept: application/x-ndjson` the answer is a receipt a line. The header `Link` names the next page.
+        `Accept: application/x-ndjson` the answer is a receipt a line. The header `Link` names the next page. A page
+        may have fewer receipts than `limit`, even none, and another after it: `has_more` says so.
         """
         account = await self._account(request)
+        _refuse_repeated(request)
         cursor = None if wanted.after is None else PageCursor.parse(wanted.after)
+        if cursor is not None and cursor.digest != wanted.digest():
+            message = "after belongs to another selection or order: give the parameters of the page before, unchanged"
+            raise RequestRefused(HTTPStatus.BAD_REQUEST, message, "after")
         asked_unix_ns = self._wall_clock_ns() if cursor is None else cursor.asked_unix_ns
         query = receipt_query(account, wanted, asked_unix_ns)
         if cursor is not None:
@@ -144,7 +167,7 @@ class ReceiptRoutes:
             page: ReceiptsPage = await self._ledger.receipts_page.remote(
                 query, 0 if cursor is None else cursor.after_seq, wanted.limit, newest_first=wanted.order == "desc"
             )
-        following = PageCursor.beyond(page, asked_unix_ns)
+        following = PageCursor.beyond(page, asked_unix_ns, wanted.digest())
         headers = {"Vary": "Accept"} | ({} if following is None else {"Link": _link(request, following)})
         if _accepts_ndjson(request):
             return Response(page.lines, media_type=NDJSON, headers=headers)
@@ -153,6 +176,7 @@ class ReceiptRoutes:
     async def head(self, request: Request, wanted: Annotated[_Since, Query()]) -> Response:
         """The signers' word on how far the account's chain reaches now, from its first receipt since then."""
         account = await self._account(request)
+        _refuse_repeated(request)
         since_unix_ns = None if wanted.since is None else moment("since", wanted.since, self._wall_clock_ns())
         with _retriable():
             head: bytes | None = await self._ledger.account_head.remote(account, since_unix_ns)
@@ -164,6 +188,7 @@ class ReceiptRoutes:
     async def ledger_csv(self, request: Request, wanted: Annotated[_Since, Query()]) -> Response:
         """The account's entries, a transaction a line, with the balance after each."""
         account = await self._account(request)
+        _refuse_repeated(request)
         since_unix_ns = 0 if wanted.since is None else moment("since", wanted.since, self._wall_clock_ns())
         begin = LedgerPosition(since_unix_ns=since_unix_ns)
         with _retriable():
@@ -178,8 +203,27 @@ class ReceiptRoutes:
         """The pages one by one, as the client takes them. One that fails ends the answer without its last chunk."""
         yield lines
         while position is not None:
-            lines, position = await self._ledger.ledger_lines.remote(account, position, _CSV_PAGE)
+            try:
+                lines, position = await self._next_lines(account, position)
+            except (LedgerError, RayActorError) as error:
+                # What comes after an answer has begun is not told to the client, nor logged by what is further out.
+                _LOG.error("a ledger.csv broke off: %s", _reason(error))
+                raise
             yield lines
+
+    async def _next_lines(self, account: str, position: LedgerPosition) -> tuple[bytes, LedgerPosition | None]:
+        """One more page; readers that are busy are asked again for some seconds."""
+        waits_s = iter(_CSV_WAITS_S)
+        while True:
+            try:
+                lines, following = await self._ledger.ledger_lines.remote(account, position, _CSV_PAGE)
+            except ReadersBusy:
+                wait_s = next(waits_s, None)
+                if wait_s is None:
+                    raise
+                await self._sleep(wait_s)
+            else:
+                return lines, following
 
 
 def receipt_query(account: str, wanted: ReceiptsWanted, now_unix_ns: int) -> ReceiptQuery:
@@ -200,7 +244,7 @@ def receipt_query(account: str, wanted: ReceiptsWanted, now_unix_ns: int) -> Rec
     )
 
 
-def moment(param: str, text: str, now_unix_ns: int) -> Count:
+def moment(param: str, text: str, now_unix_ns: int) -> int:
     """As `parse_moment`.
 
     Raises:
@@ -233,9 +277,16 @@ def _list_body(lines: bytes, following: PageCursor | None) -> bytes:
 
 
 def _link(request: Request, following: PageCursor) -> str:
-    """The next page (RFC 8288), relative to the one that was asked for."""
+    """The next page (RFC 8288), relative to the one that was asked for, at whatever path it is behind a proxy."""
     kept = [(name, value) for name, value in request.query_params.multi_items() if name != "after"]
-    return f'<{request.url.path}?{urlencode([*kept, ("after", str(following))])}>; rel="next"'
+    return f'<?{urlencode([*kept, ("after", str(following))])}>; rel="next"'
+
+
+def _refuse_repeated(request: Request) -> None:
+    """Of a name that stands twice one would be passed over in silence."""
+    for name, times in Counter(name for name, _ in request.query_params.multi_items()).items():
+        if times > 1:
+            raise RequestRefused(HTTPStatus.BAD_REQUEST, f"{name[:64]} is given {times} times; once is enough", name)
 
 
 def _accepts_ndjson(request: Request) -> bool:
@@ -249,10 +300,20 @@ def _retriable() -> Iterator[None]:
     try:
         yield
     except ReadersBusy as error:
-        raise _come_again("too many are reading receipts just now; try again in a moment", _RETRY_AFTER_S) from error
+        raise _come_again(_reason(error), _RETRY_AFTER_S) from error
     except QuorumUnavailable as error:
+        _LOG.warning("an account head is not signed: %s", _reason(error))
         message = "too few signers answer to sign the head; try again in a moment"
         raise _come_again(message, _RETRY_SIGNERS_AFTER_S) from error
+    except HeadRefused as error:
+        _LOG.warning("%s", _reason(error))
+        message = f"{_reason(error)}; try again in a moment, and if that stays so, tell the operator"
+        raise _come_again(message, _RETRY_SIGNERS_AFTER_S) from error
+
+
+def _reason(error: Exception) -> str:
+    """What the ledger said; Ray puts its traceback around it."""
+    return str(getattr(error, "cause", None) or error)
 
 
 def _come_again(message: str, retry_after_s: int) -> RequestRefused:

@@ -1,7 +1,8 @@
 """An engine that needs no model: it answers with the words of the last message, in vLLM's shapes.
 
 It burns a little processor time per word and reports its steps, so that a real meter has something to meter.
-A message starting with ``!refuse``, ``!break``, ``!crash`` or ``!hang`` does that instead.
+A message starting with ``!refuse``, ``!break``, ``!crash`` or ``!hang`` does that instead; one with ``!slow`` is told
+a word a second, and with ``!freeze`` the whole process stands still for a while.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from metering.engine_steps import RequestWork, StepReporter
 from serve.errors import EngineBroke, RequestRefused
 
 _BURN_S = 0.004
+_FREEZE_S = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,10 @@ class EchoEngine:
                 os.kill(os.getpid(), 9)
             if command == "!hang" and index > 0:
                 await asyncio.sleep(3600)
+            if command in ("!slow", "!freeze") and index > 0:
+                await asyncio.sleep(1)
+            if command == "!freeze" and index == 1:
+                _stand_still()
             said.append(word + " ")
             if body.get("stream"):
                 finish = "stop" if index == len(words) - 1 else None
@@ -100,6 +106,10 @@ class EchoEngine:
             "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
             "usage": usage,
         }
+
+
+def _stand_still() -> None:
+    time.sleep(_FREEZE_S)
 
 
 def _choice(index: int, text: str, finish: str | None) -> dict[str, object]:

@@ -38,7 +38,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class PostgresServer:
-    """A running server. ``fsync`` off is fast, and fit for tests that cut no power."""
+    """A running server; with ``fsync`` off it is one that a ledger refuses."""
 
     def __init__(self, folder: Path, *, fsync: bool) -> None:
         self._folder = folder

@@ -14,7 +14,8 @@ from pathlib import Path
 import requests
 
 _SERVE_ECHO = Path(__file__).with_name("serve_echo.py")
-_STOP_DEADLINE_S = 60
+# As `jc down` has it: Serve may take a minute to say that it has deleted what is gone.
+_STOP_DEADLINE_S = 90
 _FAILS_WITHIN_S = 60
 
 

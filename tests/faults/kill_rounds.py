@@ -38,15 +38,9 @@ def main() -> None:
     evidence = arguments.keep or Path(tempfile.mkdtemp(prefix="joule-mesh-faults-"))
     evidence.mkdir(parents=True, exist_ok=True)
     console.print(f"{arguments.rounds} rounds with seed {seed} on {arguments.ledger}; evidence in {evidence}")
-    run = _run(arguments, evidence, seed, console)
-    console.print(report(run))
-    failures = count_by([each for each in run.exchanges if each.detail], lambda each: (each.detail or "")[:100])
-    with (evidence / "report.txt").open("w") as file:
-        Console(file=file, width=_WIDTH).print(report(run))
-        for detail, count in sorted(failures.items(), key=lambda each: -each[1]):
-            file.write(f"{count:6} {detail}\n")
+    is_clean = _run(arguments, evidence, seed, console)
     console.print(f"\nevidence in {evidence}: ledger, signers' records, every request, every round")
-    if not run.verdict.is_clean:
+    if not is_clean:
         console.print("VIOLATIONS: see above; Ray's logs are beside the evidence", style="red")
         sys.exit(1)
 
@@ -61,14 +55,26 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _run(arguments: argparse.Namespace, evidence: Path, seed: int, console: Console) -> Run:
+def _run(arguments: argparse.Namespace, evidence: Path, seed: int, console: Console) -> bool:
+    """Whether all that must hold did; what was found is told before the mesh stops, which may take its time."""
     data_dir = evidence / "data"
     with (
         _ledger(arguments.ledger, evidence, data_dir) as ledger,
         running_echo_mesh(data_dir, accounts=EVERY_ACCOUNT, record_nonces=True) as mesh,
     ):
         rounds = KillingRounds(mesh, evidence, seed=seed, ledger=ledger, say=console.print)
-        return rounds.run(arguments.rounds, check_every=arguments.check_every)
+        run = rounds.run(arguments.rounds, check_every=arguments.check_every)
+        _tell(run, evidence, console)
+    return run.verdict.is_clean
+
+
+def _tell(run: Run, evidence: Path, console: Console) -> None:
+    console.print(report(run))
+    failures = count_by([each for each in run.exchanges if each.detail], lambda each: (each.detail or "")[:100])
+    with (evidence / "report.txt").open("w") as file:
+        Console(file=file, width=_WIDTH).print(report(run))
+        for detail, count in sorted(failures.items(), key=lambda each: -each[1]):
+            file.write(f"{count:6} {detail}\n")
 
 
 @contextmanager

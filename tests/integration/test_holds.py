@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import importlib.resources
 import itertools
 import os
@@ -25,6 +26,7 @@ _WATTS = 100.0
 _JOULES_PER_TOKEN = 0.2
 _CONTEXT_TOKENS = 16
 _TEN_TIMES = 10
+_BETWEEN_TOKENS_S = 3
 _MOST_UNSIGNED = 30
 _USD_PER_KWH = 0.5 / (_CONTEXT_TOKENS * _JOULES_PER_TOKEN * _TEN_TIMES) * 3.6e6
 """Of a request that fills its context half a dollar is held: a new account's five are enough for ten."""
@@ -32,8 +34,19 @@ _USD_PER_KWH = 0.5 / (_CONTEXT_TOKENS * _JOULES_PER_TOKEN * _TEN_TIMES) * 3.6e6
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory) -> Iterator[EchoMesh]:
-    with running_echo_mesh(tmp_path_factory.mktemp("holds")) as running:
-        yield running
+    folder = tmp_path_factory.mktemp("holds")
+    settings = yaml.safe_load(importlib.resources.files("clusters").joinpath("local.yaml").read_text())
+    settings["ledger"]["most_unsigned"] = _MOST_UNSIGNED
+    settings["deadlines"]["between_tokens_s"] = _BETWEEN_TOKENS_S
+    settings["price"]["usd_per_kwh"] = _USD_PER_KWH
+    settings["meter"]["watts_per_thread"] = _WATTS
+    settings["models"][0].update(context_tokens=_CONTEXT_TOKENS, prior_joules_per_token=_JOULES_PER_TOKEN)
+    config = folder / "mesh.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("JC_CONFIG", str(config))
+        with running_echo_mesh(folder, accounts=("crowd", "spent")) as running:
+            yield running
 
 
 @pytest.fixture(scope="module")
@@ -42,20 +55,8 @@ def probe(mesh) -> Iterator[LedgerProbe]:
         yield looking
 
 
-@pytest.fixture(scope="module")
-def dear_mesh(tmp_path_factory) -> Iterator[EchoMesh]:
-    folder = tmp_path_factory.mktemp("dear")
-    settings = yaml.safe_load(importlib.resources.files("clusters").joinpath("local.yaml").read_text())
-    settings["ledger"]["most_unsigned"] = _MOST_UNSIGNED
-    settings["price"]["usd_per_kwh"] = _USD_PER_KWH
-    settings["meter"]["watts_per_thread"] = _WATTS
-    settings["models"][0].update(context_tokens=_CONTEXT_TOKENS, prior_joules_per_token=_JOULES_PER_TOKEN)
-    config = folder / "mesh.yaml"
-    config.write_text(yaml.safe_dump(settings))
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("JC_CONFIG", str(config))
-        with running_echo_mesh(folder, accounts=("crowd",)) as running:
-            yield running
+def _customer(mesh: EchoMesh, account: str) -> EchoMesh:
+    return dataclasses.replace(mesh, key=mesh.account_keys[account])
 
 
 def _kill(mesh: EchoMesh, title: str) -> None:
@@ -78,32 +79,31 @@ def _has(probe: LedgerProbe, count: int) -> bool:
     return view is not None and (view.count, view.held_usd_picos > 0) == (count, count > 0)
 
 
-def _stream(mesh: EchoMesh, words: int) -> tuple[requests.Response, Iterator[str]]:
-    """A stream that has begun."""
-    response = mesh.chat("word " * words, stream=True)
+def _stream(mesh: EchoMesh, words: int, command: str = "!slow") -> tuple[requests.Response, Iterator[str]]:
+    """A stream that has begun, of a word a second."""
+    response = mesh.chat(f"{command} " + "word " * words, stream=True)
+    assert response.ok, response.text
     lines = response.iter_lines(decode_unicode=True)
     next(lines)
     return response, lines
 
 
 @pytest.fixture(autouse=True)
-def whole(request) -> None:
+def whole(mesh, probe) -> None:
     """Every test finds a mesh that answers and holds nothing."""
-    if "probe" in request.fixturenames:
-        running, looking = request.getfixturevalue("mesh"), request.getfixturevalue("probe")
-        assert running.wait_until(lambda: _answers(running), 60)
-        assert running.wait_until(lambda: _has(looking, 0), _LAPSED_S)
+    assert mesh.wait_until(lambda: _answers(mesh), 60)
+    assert mesh.wait_until(lambda: _has(probe, 0), _LAPSED_S)
 
 
 def test_a_balance_is_held_while_a_request_runs_and_not_longer(mesh, probe):
-    _, lines = _stream(mesh, 500)
+    _, lines = _stream(mesh, 2)
     assert _has(probe, 1)
     assert [line for line in lines if line][-1] == "data: [DONE]"
     assert _has(probe, 0), "the receipt was there before the last byte"
 
 
 def test_a_client_that_leaves_in_mid_stream_leaves_no_hold(mesh, probe):
-    response, _ = _stream(mesh, 3000)
+    response, _ = _stream(mesh, 40)
     assert _has(probe, 1)
     response.close()
     assert mesh.wait_until(lambda: _has(probe, 0), _SETTLED_S)
@@ -131,9 +131,20 @@ def test_a_replica_that_dies_in_mid_stream_leaves_no_hold(mesh, probe):
     assert mesh.wait_until(lambda: _has(probe, 0), 2)
 
 
+def test_a_replica_that_hangs_past_the_deadline_leaves_no_hold_and_no_charge(mesh, probe):
+    """The door gives the attempt up, so the mesh pays for it, also when the replica comes to itself."""
+    response, lines = _stream(mesh, 4, "!freeze")
+    assert _has(probe, 1)
+    assert any("the answer broke off: timeout" in line for line in lines)
+    assert mesh.wait_until(lambda: _has(probe, 0), 2)
+    assert mesh.wait_until(lambda: _answers(mesh), 30), "it has come to itself"
+    receipt = f"{mesh.url}/v1/receipts/{response.headers['X-Receipt-Id']}"
+    assert not mesh.wait_until(lambda: requests.get(receipt, headers=mesh.headers, timeout=60).ok, 2)
+
+
 @pytest.mark.parametrize("is_busy", [True, False])
 def test_a_ledger_killed_in_mid_request_gets_the_hold_back_and_ends_it(mesh, probe, is_busy):
-    _, lines = _stream(mesh, 6000)
+    response, _ = _stream(mesh, 40)
     assert _has(probe, 1)
     _kill(mesh, "LedgerActor")
     assert mesh.wait_until(lambda: _has(probe, 0), 20), "its memory is gone"
@@ -141,12 +152,12 @@ def test_a_ledger_killed_in_mid_request_gets_the_hold_back_and_ends_it(mesh, pro
         assert mesh.wait_until(lambda: _answers(mesh), 20)
         assert _has(probe, 1), "the next request's hold brings back those under way"
     assert mesh.wait_until(lambda: _has(probe, 1), 20), "the ingress renews what it has under way"
-    assert [line for line in lines if line][-1] == "data: [DONE]"
+    response.close()
     assert mesh.wait_until(lambda: _has(probe, 0), _SETTLED_S)
 
 
 def test_an_ingress_that_is_killed_leaves_no_hold(mesh, probe):
-    _, lines = _stream(mesh, 3000)
+    _, lines = _stream(mesh, 40)
     assert _has(probe, 1)
     _kill(mesh, "ServeReplica:joule-mesh:ingress")
     with contextlib.suppress(requests.RequestException):
@@ -161,19 +172,17 @@ def test_without_the_ledger_a_request_is_503_and_says_when_to_come_back(mesh, pr
     assert int(refused.headers["Retry-After"]) > 0
 
 
-def test_fifty_at_once_on_a_balance_for_ten_never_take_more_than_there_is(dear_mesh):
-    crowd = EchoMesh(
-        url=dear_mesh.url, key=dear_mesh.account_keys["crowd"], data_dir=dear_mesh.data_dir, process=dear_mesh.process
-    )
+def test_fifty_at_once_on_a_balance_for_ten_never_take_more_than_there_is(mesh, probe):
+    crowd = _customer(mesh, "crowd")
     is_over = threading.Event()
-    with ledger_probe(crowd.data_dir) as probe, concurrent.futures.ThreadPoolExecutor(51) as threads:
+    with concurrent.futures.ThreadPoolExecutor(51) as threads:
         asking = [threads.submit(crowd.chat, "word " * 40) for _ in range(50)]
         watching = threads.submit(_most_held, probe, is_over)
         statuses = [each.result().status_code for each in asking]
         is_over.set()
         most_usd_picos = watching.result()
-        assert crowd.wait_until(lambda: _has(probe, 0), _SETTLED_S)
-        view = probe.look("crowd")
+    assert crowd.wait_until(lambda: _has(probe, 0), _SETTLED_S)
+    view = probe.look("crowd")
     assert set(statuses) == {200, 402}
     assert 10**12 < most_usd_picos <= _CREDIT_USD_PICOS
     assert view is not None
@@ -191,31 +200,31 @@ def _most_held(probe: LedgerProbe, is_over: threading.Event) -> int:
     return most_usd_picos
 
 
-def test_with_too_many_receipts_unsigned_nothing_new_is_taken_until_they_are_signed(dear_mesh):
-    _kill(dear_mesh, "SignerActor")
+def test_with_too_many_receipts_unsigned_nothing_new_is_taken_until_they_are_signed(mesh):
+    _kill(mesh, "SignerActor")
     with concurrent.futures.ThreadPoolExecutor(4) as threads:
-        responses = list(threads.map(dear_mesh.chat, ["hello"] * 2 * _MOST_UNSIGNED))
+        responses = list(threads.map(mesh.chat, ["hello"] * 2 * _MOST_UNSIGNED))
     assert {each.status_code for each in responses} == {200, 503}
     refused = next(each for each in responses if each.status_code == 503)
     error = refused.json()["error"]
     assert error["code"] == "service_unavailable"
     assert "receipts wait for their signatures" in error["message"]
     assert int(refused.headers["Retry-After"]) > 0
-    assert dear_mesh.wait_until(lambda: _answers(dear_mesh), 60)
+    assert mesh.wait_until(lambda: _answers(mesh), 60)
 
 
-def test_an_account_that_is_spent_gets_402_before_the_engine_is_asked(dear_mesh):
-    statuses = (dear_mesh.chat("x " * 120).status_code for _ in range(100))
+def test_an_account_that_is_spent_gets_402_before_the_engine_is_asked(mesh, probe):
+    customer = _customer(mesh, "spent")
+    statuses = (customer.chat("x " * 120).status_code for _ in range(100))
     paid = list(itertools.takewhile(lambda status: status == 200, statuses))
     assert 1 <= len(paid) < 100
     # The engine would refuse this one with a 400.
-    refused = dear_mesh.chat("!refuse this")
+    refused = customer.chat("!refuse this")
     error = refused.json()["error"]
     assert (refused.status_code, error["code"], error["type"]) == (402, "insufficient_balance", "insufficient_quota")
     assert "of which $0 is held" in error["message"]
     assert "X-Receipt-Id" not in refused.headers
-    with ledger_probe(dear_mesh.data_dir) as probe:
-        view = probe.look("default")
+    view = probe.look("spent")
     assert view is not None
     assert view.balance_usd_picos is not None
     assert view.balance_usd_picos < _CREDIT_USD_PICOS

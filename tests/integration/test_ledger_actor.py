@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import ray
@@ -17,13 +19,13 @@ from ray.exceptions import RayActorError
 from metering.settlement import EnergyErrors, MeteredSilicon, Settlement, TokenCounts, no_figures
 from metering.statements import ChainHead, MeterKey, SignedStatement, StatementChain
 from receipts.draft import RequestContext
-from receipts.errors import LedgerInUse, SettlementRefused
+from receipts.errors import LedgerInUse, LedgerUnavailable, SettlementRefused
 from receipts.ledger import OPENING_CREDIT_USD_PICOS
 from receipts.ledger_actor import LedgerActor, LedgerSettings, ledger_of, signer_group, start_ledger
 from receipts.meter_enrolment import MeterEnrolment
 from receipts.share_secret import ShareSecretSource, create_development_secret
 from receipts.signer_actors import RaySigner, SignerSettings, start_signers
-from receipts.signer_group import enrol_meter
+from receipts.signer_group import HeadSource, SignerGroup, enrol_meter
 from receipts.signer_policy import ReceiptRules
 from receipts.signing_errors import SigningError
 from receipts.stored_receipt import StoredReceipt
@@ -141,7 +143,7 @@ async def test_the_life_of_a_ledger(node_id: str, tmp_path: Path) -> None:
     assert (await settle_once_back(ledger, settlement(1))).signed_bytes == stored[0].signed_bytes
     assert await ledger.balance_usd_picos.remote("acme") == OPENING_CREDIT_USD_PICOS
 
-    assert await ledger.unsigned_count.remote() == 41, "no signer knows the meter yet"
+    assert (await ledger.signers_report.remote()).backlog.count == 41, "no signer knows the meter yet"
     await enrol_meter(ports, ENROLMENT)
     served = await asyncio.gather(*(ledger.receipt.remote(f"rcpt_{n:032x}", "acme", 20.0) for n in range(1, 42)))
     export = tmp_path / "receipts.ndjson"
@@ -153,7 +155,6 @@ async def test_the_life_of_a_ledger(node_id: str, tmp_path: Path) -> None:
     report = verify_paths([export], public_key)
     assert [str(each) for each in report] == []
     assert report.passed == 41
-    assert await ledger.unsigned_count.remote() == 0
     group = await ledger.signers_report.remote()
     assert (group.public_key, group.threshold, group.ready, group.backlog.count) == (public_key, 3, 5, 0)
     assert group.signed_per_second > 0
@@ -166,3 +167,25 @@ async def test_the_life_of_a_ledger(node_id: str, tmp_path: Path) -> None:
         await second.has_keys.remote()
     await ledger.close.remote()
     assert await second.account_of.remote(key) == "acme"
+
+
+@pytest.mark.parametrize("trouble", [LedgerUnavailable("the database is away"), LedgerInUse("it takes one writer")])
+async def test_a_database_that_comes_back_is_opened_even_if_nobody_calls(
+    node_id: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, trouble: Exception
+) -> None:
+    troubles = [trouble, trouble]
+    is_open = asyncio.Event()
+
+    async def connect(_: HeadSource) -> SignerGroup:
+        if troubles:
+            raise troubles.pop()
+        is_open.set()
+        return cast("SignerGroup", SimpleNamespace(key_id="0" * 16, public_key=bytes(32), sign=None))
+
+    url = f"sqlite:///{tmp_path}/ledger.sqlite3"
+    actor = LedgerActor.__new__(LedgerActor)
+    await actor.__init__(LedgerSettings(url=url, connect_signers=connect))  # type: ignore[misc]
+    await asyncio.wait_for(is_open.wait(), 60)
+    assert not await actor.has_keys()
+    assert [each.message for each in caplog.records] == ["the ledger did not open; it is tried again"], "said once"
+    await actor.close()

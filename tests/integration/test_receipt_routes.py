@@ -208,6 +208,10 @@ def test_an_export_verifies(filled: Filled, tmp_path: Path, name: str) -> None:
     archive = tmp_path / name
     said = filled.jc("export", "--since", "30d", "-o", str(archive)).stdout
     assert f"{COUNT} receipts of default from 1 to {COUNT} of its chain" in said
+    assert said.splitlines()[-2:] == [
+        "  jc key -o signer_pubkey.hex",
+        f"  jc verify --key signer_pubkey.hex {archive}",
+    ]
     assert _checked(filled, archive, tmp_path)[-1] == f"Verified: {COUNT} passed, 0 failed"
     with tarfile.open(archive) as tar:
         tar.extractall(tmp_path / "out", filter="data")

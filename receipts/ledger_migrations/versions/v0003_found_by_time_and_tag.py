@@ -11,8 +11,15 @@ revision = "0003"
 down_revision = "0002"
 
 _BATCH = 1000
-_TABLES = ("accounts", "api_keys", "receipts", "failed_attempts", "entries", "reversals")
-_NEVER_CHANGED = ("entries", "failed_attempts", "reversals")
+_NEVER_CHANGED = ("accounts", "entries", "failed_attempts", "reversals")
+_UNIQUE = {
+    "accounts": (("account",),),
+    "api_keys": (("sha256",),),
+    "receipts": (("account", "request_id"), ("account", "seq"), ("receipt_id",)),
+    "failed_attempts": (("settlement_sha256",),),
+    "entries": (("transaction_id", "unit", "book_account"),),
+    "reversals": (("reverses",), ("transaction_id",)),
+}
 _UNCHANGING = (
     "position",
     "receipt_id",
@@ -21,6 +28,7 @@ _UNCHANGING = (
     "seq",
     "signed_bytes",
     "signed_sha256",
+    "created_unix_ns",
     "statement",
     "statement_signature",
     "end_unix_ns",
@@ -28,7 +36,9 @@ _UNCHANGING = (
     "region",
     "customer_tag",
 )
-_ONCE = "a stored receipt gets its signature once and nothing else"
+_SIGNED_ONCE = "a stored receipt gets its signature once and nothing else"
+_UNCHANGING_IN_A_KEY = ("sha256", "account", "name", "created_unix_ns")
+_REVOKED_ONCE = "an API key is revoked once and otherwise stays as it is"
 
 
 def upgrade() -> None:
@@ -45,7 +55,7 @@ def upgrade() -> None:
         op.add_column("receipts", sa.Column(name, sa.Text))
     if not op.get_context().as_sql:
         _fill_in(op.get_bind())
-    op.create_index("receipts_by_end", "receipts", ["account", "end_unix_ns"])
+    op.create_index("receipts_by_end", "receipts", ["account", "end_unix_ns", "seq"])
     is_tagged = sa.text("customer_tag IS NOT NULL")
     op.create_index(
         "receipts_by_tag",
@@ -104,16 +114,35 @@ def _members(row: "sa.Row[tuple[int, str, int, bytes]]") -> dict[str, object]:
         ) from error
 
 
+def _more_than_a_signature(differs: str) -> str:
+    changed = " OR ".join(f"OLD.{name} {differs} NEW.{name}" for name in _UNCHANGING)
+    return f"OLD.signature IS NOT NULL OR length(NEW.signature) <> 64 OR {changed}"
+
+
+def _more_than_a_revocation(differs: str) -> str:
+    changed = " OR ".join(f"OLD.{name} {differs} NEW.{name}" for name in _UNCHANGING_IN_A_KEY)
+    return f"OLD.revoked_unix_ns IS NOT NULL OR {changed}"
+
+
 def _forbid_on_sqlite() -> None:
-    for change in ("UPDATE", "DELETE"):
-        op.execute(
-            f"CREATE TRIGGER reversals_{change.lower()} BEFORE {change} ON reversals WHEN 1 "
-            "BEGIN SELECT RAISE(ABORT, 'reversals are append-only'); END"
-        )
-    changed = " OR ".join(f"OLD.{name} IS NOT NEW.{name}" for name in _UNCHANGING)
+    """Earlier revisions let accounts and keys be changed, and rows be replaced."""
+    another_row = "OLD.rowid IS NOT NEW.rowid OR "
+    _abort("reversals", "DELETE", "1", "reversals are append-only")
+    for table in ("accounts", "reversals"):
+        _abort(table, "UPDATE", "1", f"{table} are append-only")
+    _abort("receipts", "UPDATE", another_row + _more_than_a_signature("IS NOT"), _SIGNED_ONCE)
+    _abort("api_keys", "UPDATE", another_row + _more_than_a_revocation("IS NOT"), _REVOKED_ONCE)
+    for table, keys in _UNIQUE.items():
+        same_key = [" AND ".join(f"{column} = NEW.{column}" for column in key) for key in keys]
+        taken = [f"EXISTS (SELECT 1 FROM {table} WHERE {each})" for each in ("rowid = NEW.rowid", *same_key)]  # noqa: S608 - our own names
+        condition = " OR ".join([f"NEW.rowid <> -1 AND {taken[0]}", *taken[1:]])
+        _abort(table, "INSERT", condition, f"{table} are append-only")
+
+
+def _abort(table: str, change: str, condition: str, reason: str) -> None:
     op.execute(
-        f"CREATE TRIGGER receipts_update BEFORE UPDATE ON receipts WHEN OLD.signature IS NOT NULL OR {changed} "
-        f"BEGIN SELECT RAISE(ABORT, '{_ONCE}'); END"
+        f"CREATE TRIGGER {table}_{change.lower()} BEFORE {change} ON {table} WHEN {condition} "
+        f"BEGIN SELECT RAISE(ABORT, '{reason}'); END"
     )
 
 
@@ -123,17 +152,20 @@ def _forbid_on_postgresql() -> None:
         "CREATE OR REPLACE FUNCTION ledger_forbid() RETURNS trigger LANGUAGE plpgsql AS $$ "
         "BEGIN RAISE EXCEPTION USING MESSAGE = TG_ARGV[0], ERRCODE = 'integrity_constraint_violation'; END $$"
     )
-    for table in _TABLES:
-        refuse = f"EXECUTE FUNCTION ledger_forbid('{table} are append-only')"
-        op.execute(f"CREATE TRIGGER {table}_truncate BEFORE TRUNCATE ON {table} FOR EACH STATEMENT {refuse}")
-        op.execute(f"CREATE TRIGGER {table}_delete BEFORE DELETE ON {table} FOR EACH ROW WHEN (true) {refuse}")
-    for table in _NEVER_CHANGED:
+    for table in _UNIQUE:
         op.execute(
-            f"CREATE TRIGGER {table}_update BEFORE UPDATE ON {table} FOR EACH ROW WHEN (true) "
+            f"CREATE TRIGGER {table}_truncate BEFORE TRUNCATE ON {table} FOR EACH STATEMENT "
             f"EXECUTE FUNCTION ledger_forbid('{table} are append-only')"
         )
-    changed = " OR ".join(f"OLD.{name} IS DISTINCT FROM NEW.{name}" for name in _UNCHANGING)
+        _refuse(table, "DELETE", "true", f"{table} are append-only")
+    for table in _NEVER_CHANGED:
+        _refuse(table, "UPDATE", "true", f"{table} are append-only")
+    _refuse("receipts", "UPDATE", _more_than_a_signature("IS DISTINCT FROM"), _SIGNED_ONCE)
+    _refuse("api_keys", "UPDATE", _more_than_a_revocation("IS DISTINCT FROM"), _REVOKED_ONCE)
+
+
+def _refuse(table: str, change: str, condition: str, reason: str) -> None:
     op.execute(
-        "CREATE TRIGGER receipts_update BEFORE UPDATE ON receipts FOR EACH ROW "
-        f"WHEN (OLD.signature IS NOT NULL OR {changed}) EXECUTE FUNCTION ledger_forbid('{_ONCE}')"
+        f"CREATE TRIGGER {table}_{change.lower()} BEFORE {change} ON {table} FOR EACH ROW WHEN ({condition}) "
+        f"EXECUTE FUNCTION ledger_forbid('{reason}')"
     )

@@ -1,10 +1,12 @@
 """The export's tar: what is in it, that it is whole or not there, and that it takes no more memory for more."""
 
+import errno
 import hashlib
 import json
+import os
 import resource
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,19 +18,20 @@ from mesh.export import RECEIPTS_PER_MEMBER, SIGNING_WAIT_S, ExportSummary, writ
 from receipts.canonical import canonical_bytes
 from receipts.ed25519 import key_id_of
 from receipts.export_manifest import ExportManifest
-from receipts.moments import parse_moment
+from receipts.moments import parse_moment, rfc3339
 
 NOW_NS = 1_782_219_834_000_123_456
 PUBLIC_KEY = bytes(range(32))
 KEY_ID = key_id_of(PUBLIC_KEY)
 
 
-def line(seq: int, *, tag: str | None = None, signature: str | None = "ab" * 64) -> bytes:
+def line(seq: int, *, tag: str | None = None, signature: str | None = "ab" * 64, key_id: str = KEY_ID) -> bytes:
     """What an export looks at in a receipt."""
     document = {
-        "chain": {"seq": seq},
+        "chain": {"prev_sha256": None, "seq": seq},
+        "execution": {"end_unix_ns": NOW_NS + seq},
         "receipt_id": f"rcpt_{seq:032x}",
-        "verification": {"signature": signature},
+        "verification": {"key_id": key_id, "signature": signature},
         "workload": {"customer_tag": tag},
     }
     return canonical_bytes(document) + b"\n"
@@ -48,6 +51,9 @@ class FakeMesh:
     breaks_at: int | None = None
     head_fails: list[Exception] = field(default_factory=list)
     head_key_id: str = KEY_ID
+    earlier_key: set[int] = field(default_factory=set)
+    order: tuple[int, ...] | None = None
+    on_page: Callable[[int], None] = lambda _: None
     asked: list[dict[str, Any]] = field(default_factory=list)
 
     def group_key(self) -> dict[str, Any]:
@@ -94,14 +100,19 @@ class FakeMesh:
         ]
         if newest_first:
             seqs.reverse()
+        elif self.order is not None:
+            seqs = list(self.order)
         for begin in range(0, len(seqs), min(limit, self.page)):
             if begin == self.breaks_at:
                 raise MeshAway("the connection was lost")
+            if first_seq is not None:
+                self.on_page(begin)
             yield b"".join(self._line(seq) for seq in seqs[begin : begin + min(limit, self.page)])
 
     def _line(self, seq: int) -> bytes:
         tag = None if seq % self.tagged else "blue"
-        return line(seq, tag=tag, signature="ab" * 64 if seq <= self.signed else None)
+        key_id = "e" * 16 if seq in self.earlier_key else KEY_ID
+        return line(seq, tag=tag, signature="ab" * 64 if seq <= self.signed else None, key_id=key_id)
 
 
 @dataclass
@@ -221,8 +232,17 @@ def test_the_readme_tells_an_auditor_where_the_key_has_to_come_from(output: Path
     readme = members(output)["README.txt"].decode()
     for told in ("jc verify", "somewhere else", KEY_ID, "acme", "2026-01-31T08:00:00.000000000Z", "sha256sum --check"):
         assert told in readme
+    for told in (
+        "joule-mesh",
+        "pip install",
+        "pyproject.toml",
+        "total_joules",
+        "usd_picos",
+        "does not say that the meter",
+    ):
+        assert told in readme, "whoever gets it has nothing else"
     assert max(map(len, readme.splitlines())) <= 120
-    assert len(readme.splitlines()) < 45
+    assert len(readme.splitlines()) < 70
 
 
 def test_a_selection_says_that_nobody_can_tell_what_it_leaves_out(output: Path) -> None:
@@ -273,7 +293,7 @@ def test_signers_that_are_away_for_a_moment_are_asked_again(output: Path) -> Non
 
 @pytest.mark.parametrize(
     ("left_out", "said"),
-    [({1}, "after receipt 0"), ({7}, "after receipt 0"), ({10, 11}, "after receipt 0"), ({25}, "no receipt after 24")],
+    [({1}, "after receipt 0"), ({7}, "after receipt 6"), ({10, 11}, "after receipt 9"), ({25}, "no receipt after 24")],
 )
 def test_a_receipt_that_the_mesh_leaves_out_is_noticed(output: Path, left_out: set[int], said: str) -> None:
     with pytest.raises(MeshError, match=said):
@@ -295,14 +315,73 @@ def test_a_file_that_is_there_stays_unless_told(output: Path) -> None:
     assert "manifest.json" in members(output)
 
 
-def test_two_exports_do_not_write_into_each_other(output: Path) -> None:
-    part = output.with_name("receipts.tar.part")
-    part.write_bytes(b"another's")
-    with pytest.raises(MeshError, match="another export is being written"):
-        export(FakeMesh(), output)
-    assert part.read_bytes() == b"another's"
-    export(FakeMesh(), output, overwrite=True)
-    assert not part.exists()
+def test_exports_beside_each_other_each_write_a_file_of_their_own(output: Path) -> None:
+    """Under --force the later one to be done wins; what is there is whole at every moment."""
+
+    def second(begin: int) -> None:
+        if begin == 10:
+            assert export(FakeMesh(), output, customer_tag="blue", overwrite=True).receipts == 5
+            assert members(output)["receipts/000001.ndjson"].count(b"\n") == 5
+
+    assert export(FakeMesh(on_page=second), output, overwrite=True).receipts == 25
+    assert members(output)["receipts/000001.ndjson"].count(b"\n") == 25
+    assert list(output.parent.iterdir()) == [output]
+
+
+def test_a_file_that_came_there_meanwhile_stays(output: Path) -> None:
+    def other(_begin: int) -> None:
+        export(FakeMesh(), output, customer_tag="blue", overwrite=True)
+
+    with pytest.raises(MeshError, match="is there already"):
+        export(FakeMesh(on_page=other), output)
+    assert members(output)["receipts/000001.ndjson"].count(b"\n") == 5
+    assert list(output.parent.iterdir()) == [output]
+
+
+def test_a_disk_without_links_takes_an_export_too(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_paths: Path) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert export(FakeMesh(), output).receipts == 25
+    assert list(output.parent.iterdir()) == [output]
+    whole, other = output.read_bytes(), output.with_name("other.tar")
+    with pytest.raises(MeshError, match="is there already"):
+        export(FakeMesh(on_page=lambda _: other.write_bytes(b"another's")), other)
+    assert (output.read_bytes(), other.read_bytes()) == (whole, b"another's")
+
+
+def test_a_folder_is_no_file_and_that_is_said_before_anything_is_asked(tmp_path: Path) -> None:
+    mesh, folder = FakeMesh(), tmp_path / "folder.tar"
+    folder.mkdir()
+    with pytest.raises(MeshError, match=r"folder\.tar is a folder"):
+        export(mesh, folder, overwrite=True)
+    assert mesh.asked == []
+
+
+@pytest.mark.parametrize("tag", ["", "x" * 129, "a\nb"])
+def test_a_tag_that_no_receipt_can_have_is_said_before_anything_is_asked(output: Path, tag: str) -> None:
+    mesh = FakeMesh()
+    with pytest.raises(MeshError, match=r"^customer_tag: "):
+        export(mesh, output, customer_tag=tag)
+    assert mesh.asked == []
+
+
+@pytest.mark.parametrize("customer_tag", [None, "blue"])
+def test_receipts_of_an_earlier_key_are_noticed_and_since_when_there_are_none(output: Path, customer_tag) -> None:
+    with pytest.raises(MeshError, match="not signed under") as raised:
+        export(FakeMesh(earlier_key={5, 6, 7, 8}), output, customer_tag=customer_tag)
+    assert f"--since {rfc3339(NOW_NS + 9)}" in str(raised.value), "receipt 8 ended a nanosecond before"
+    assert list(output.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("customer_tag", "order"),
+    [(None, (1, 3, 3, *range(4, 26))), (None, (2, 1, *range(3, 26))), ("blue", (5, 20, 10, 25)), ("blue", (5, 5))],
+)
+def test_the_order_inside_a_page_is_looked_at_too(output: Path, customer_tag, order) -> None:
+    with pytest.raises(MeshError, match="did not give what its signers say"):
+        export(FakeMesh(order=order, page=100), output, customer_tag=customer_tag)
 
 
 @pytest.mark.parametrize("name", ["receipts.zip", "receipts", "tar", "receipts.tar.bz2"])
@@ -335,16 +414,21 @@ def test_ctrl_c_leaves_no_half_file(output: Path) -> None:
     assert list(output.parent.iterdir()) == []
 
 
-def test_a_full_disk_is_said_and_leaves_nothing(output: Path) -> None:
+@pytest.mark.parametrize(
+    ("earlier", "left"), [(None, "nothing is left of it"), (b"last week's", "what was there is unchanged")]
+)
+def test_a_full_disk_is_said_and_leaves_nothing(output: Path, earlier: bytes | None, left: str) -> None:
     """A limit on file sizes stands in: the system refuses the write in the same way."""
+    if earlier is not None:
+        output.write_bytes(earlier)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
-        with pytest.raises(MeshError, match=r"receipts.tar could not be written: File too large; nothing is left"):
-            export(FakeMesh(count=5000, signed=5000, page=1000), output)
+        with pytest.raises(MeshError, match=rf"receipts.tar could not be written: File too large; {left}"):
+            export(FakeMesh(count=5000, signed=5000, page=1000), output, overwrite=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert list(output.parent.iterdir()) == []
+    assert [path.read_bytes() for path in output.parent.iterdir()] == ([earlier] if earlier else [])
 
 
 @pytest.mark.parametrize("since", ["yesterday", "2026-13-01T00:00:00Z"])
@@ -358,7 +442,8 @@ def test_a_time_that_is_none_is_said_before_anything_is_asked(output: Path, sinc
 def test_a_line_is_not_changed_on_its_way(output: Path) -> None:
     mesh = FakeMesh(count=1, signed=1)
     separators = "\x85\u2028".encode()  # where str.splitlines would part a line
-    mesh._line = lambda seq: b'{"chain":{"seq":1},"receipt_id":"x","verification":{"signature":"%s"}}\n' % separators
+    noted = line(1).replace(b'"receipt_id"', b'"note":"%s","receipt_id"' % separators)
+    mesh._line = lambda seq: noted
     export(mesh, output)
     assert members(output)["receipts/000001.ndjson"] == mesh._line(1)
     assert json.loads(mesh._line(1))["chain"]["seq"] == 1

@@ -1,4 +1,5 @@
 import importlib.resources
+import pickle
 import threading
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from mesh.app import start_mesh
+from mesh.app import door_builder, start_mesh
 from mesh.errors import BadSettings
 from mesh.progress import Progress
 from mesh.settings import load_settings
@@ -99,6 +100,13 @@ class TestLedger:
         settings = _load(tmp_path, document)
         assert "geheim" not in f"{settings!r}{settings}{settings.ledger!r}{settings.model_dump()}"
         assert "geheim" in settings.ledger_url
+
+    def test_a_password_in_it_does_not_travel_to_the_ingress(self, tmp_path):
+        document = _builtin()
+        document["ledger"]["url"] = "postgresql://ledger:geheim@db.example/mesh"
+        settings = _load(tmp_path, document)
+        assert b"geheim" in pickle.dumps(settings)
+        assert b"geheim" not in pickle.dumps(door_builder(settings))
 
     @pytest.mark.parametrize("url", ["mysql://ledger:geheim@h/d", "ledger:geheim", 7, ["geheim"], "sqlite:///relative"])
     def test_another_kind_of_place_is_refused_and_not_repeated(self, tmp_path, url):

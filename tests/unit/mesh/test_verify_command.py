@@ -1,16 +1,22 @@
 """`jc verify` as a person runs it: exit codes, what goes where, a bar on a terminal, Ctrl-C."""
 
+import hashlib
+import io
 import os
 import pty
 import signal
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 from nacl.signing import SigningKey
 
 import mesh
+from receipts.canonical import canonical_bytes
+from receipts.ed25519 import key_id_of
+from receipts.export_manifest import ExportManifest, ExportSelection
 
 ROOT = Path(mesh.__file__).parents[1]
 JC = [sys.executable, "-m", "mesh.command", "verify", "--key"]
@@ -39,6 +45,38 @@ def test_findings_and_count_are_all_that_stdout_gets(key: Path, tmp_path: Path) 
     done = jc_verify(key, path)
     assert (done.returncode, done.stdout) == (1, f"{path}:1: larger than 65536 bytes\n{SUMMARY}")
     assert done.stderr == ""
+
+
+def test_nothing_verified_is_no_success(key: Path, tmp_path: Path) -> None:
+    """A true head, and by its unsigned manifest no receipt with the tag."""
+    group = SigningKey(bytes(32))
+    key_id = key_id_of(bytes(group.verify_key))
+    head = {
+        "typ": "joule-mesh.account-head/v1",
+        "account": "acme",
+        "as_of_unix_ns": 10**18,
+        "first_seq": 1,
+        "last_seq": 2,
+        "first_sha256": "ab" * 32,
+        "last_sha256": "cd" * 32,
+        "key_id": key_id,
+    }
+    signed = canonical_bytes({**head, "signature": group.sign(canonical_bytes(head)).signature.hex()})
+    selection = ExportSelection(customer_tag="blue", since_unix_ns=None)
+    manifest = ExportManifest(
+        typ="joule-mesh.export/v1", account="acme", created_unix_ns=10**18, key_id=key_id, selection=selection
+    )
+    members = [("manifest.json", manifest.to_json()), ("heads/acme.json", signed + b"\n")]
+    sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in members)
+    path = tmp_path / "e.tar"
+    with tarfile.open(path, "w") as tar:
+        for name, data in (*members, ("SHA256SUMS", sums.encode())):
+            header = tarfile.TarInfo(name)
+            header.size = len(data)
+            tar.addfile(header, io.BytesIO(data))
+    done = jc_verify(key, path)
+    assert done.stdout.endswith("cannot be checked\nVerified: 0 passed, 0 failed\n")
+    assert (done.returncode, done.stderr) == (1, "jc: the files hold no receipt\n")
 
 
 @pytest.mark.parametrize(
@@ -114,7 +152,7 @@ def test_ctrl_c_ends_it_quietly(key: Path, tmp_path: Path) -> None:
     ):
         writer.write(b"{}\n" * 30_000)
         assert process.stdout is not None
-        assert process.stdout.readline().startswith(f"{pipe}:1: unknown typ")
+        assert process.stdout.readline().startswith(f"{pipe}:1: it has no typ")
         process.send_signal(signal.SIGINT)
         stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -132,13 +132,15 @@ class Group:
         signed = signed_bytes(drafted)
         return with_signature(signed, self.sign(signed))
 
-    def chain(self, length: int, account: str = "acme") -> list[bytes]:
-        """An account's first receipts, signed."""
+    def chain(
+        self, length: int, account: str = "acme", changes: Callable[[int], dict[str, Any]] = lambda _seq: {}
+    ) -> list[bytes]:
+        """An account's first receipts, signed; ``changes`` by their ``seq``, as `settlement` takes them."""
         documents: list[bytes] = []
         previous: str | None = None
         for seq in range(1, length + 1):
             number = int.from_bytes(hashlib.sha256(f"{account} {seq}".encode()).digest()[:16])
-            documents.append(self.receipt(number, seq, previous, account))
+            documents.append(self.receipt(number, seq, previous, account, **changes(seq)))
             previous = signed_hash(documents[-1])
         return documents
 
@@ -264,7 +266,7 @@ def postgres_server() -> Iterator[postgres.PostgresServer]:
     """One server for all tests, which may crash it, as long as it runs again afterwards."""
     if sys.platform != "linux":
         pytest.skip(postgres.WHY_NOT)
-    with postgres.running_postgres(fsync=False) as server:
+    with postgres.running_postgres(fsync=True) as server:
         yield server
 
 

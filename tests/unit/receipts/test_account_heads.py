@@ -1,9 +1,11 @@
 """Account heads: signed by the group only if they end where the account's signed chain ends, now."""
 
+import asyncio
 import hashlib
 import json
 import os
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +13,17 @@ from typing import Any
 import pytest
 
 from metering.statements import MeterKey, SignedStatement, StatementChain
-from receipts.account_heads import sign_head
+from receipts.account_heads import AccountHeads
 from receipts.canonical import canonical_bytes
 from receipts.document import AccountHead, document_from, head_from_signed_bytes, signed_bytes, with_signature
+from receipts.errors import ReadersBusy
 from receipts.meter_enrolment import MeterEnrolment
 from receipts.signer import Signer
 from receipts.signer_group import SignerGroup, enrol_meter
 from receipts.signer_messages import HeadEvidence, Refusal, ShareRefused, SignedMessage, SigningRefused, SigningRequest
 from receipts.signer_policy import ReceiptRules
 from receipts.signer_ports import LocalSigner
-from receipts.signing_errors import QuorumUnavailable, SignerUnavailable
+from receipts.signing_errors import HeadRefused, QuorumUnavailable, SignerUnavailable
 from receipts.stored_receipt import StoredReceipt
 from receipts.verify import verify_paths
 
@@ -144,9 +147,81 @@ def stored(signed: SignedMessage) -> StoredReceipt:
     )
 
 
+class Readers:
+    """Of an account's receipts; ``first_seq`` is the first since whenever. ``log`` has what was read, and how."""
+
+    def __init__(self, receipts: list[StoredReceipt], first_seq: int | None = 1) -> None:
+        self.receipts = receipts
+        self.first_seq = first_seq
+        self.log: list[str] = []
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+
+    async def call(self, account: str, work: Callable[["Readers"], Any]) -> Any:
+        self.log.append(f"in line as {account}")
+        await self.go_on.wait()
+        return work(self)
+
+    async def call_promptly(self, work: Callable[["Readers"], Any]) -> Any:
+        self.log.append("promptly")
+        return work(self)
+
+    def first_seq_since(self, account: str, since_unix_ns: int) -> int | None:
+        return self.first_seq
+
+    def bounds(self, account: str, first_seq: int) -> tuple[StoredReceipt, StoredReceipt] | None:
+        return (self.receipts[first_seq - 1], self.receipts[-1]) if self.receipts else None
+
+    def heads(self, group: SignerGroup) -> AccountHeads:
+        @asynccontextmanager
+        async def at_rest() -> AsyncIterator[None]:
+            self.log.append("at rest")
+            yield
+
+        return AccountHeads(self, group, at_rest=at_rest, wall_clock_ns=lambda: NOW_NS)
+
+
+async def test_only_what_is_short_is_read_while_signing_rests(house: House) -> None:
+    readers = Readers([stored(each) for each in await house.signed(house.meter.chain(3))], first_seq=2)
+    heads = readers.heads(house.group)
+    assert json.loads(await heads.signed("acme", 5))["first_seq"] == 2
+    assert readers.log == ["in line as acme", "at rest", "promptly"]
+    assert json.loads(await heads.signed("acme", None))["first_seq"] == 1
+    readers.receipts = []
+    assert await heads.signed("acme", None) is None
+    readers.first_seq = None
+    assert await heads.signed("acme", 5) is None
+    assert readers.log[-1] == "in line as acme", "nothing to sign is no reason to rest"
+
+
+async def test_one_head_of_an_account_at_a_time(house: House) -> None:
+    readers = Readers([stored(each) for each in await house.signed(house.meter.chain(2))])
+    heads = readers.heads(house.group)
+    readers.go_on.clear()
+    first = asyncio.create_task(heads.signed("acme", 5))
+    await asyncio.sleep(0)
+    with pytest.raises(ReadersBusy, match="being signed already"):
+        await heads.signed("acme", 5)
+    other = asyncio.create_task(heads.signed("other", 5))
+    await asyncio.sleep(0)
+    assert readers.log == ["in line as acme", "in line as other"]
+    other.cancel()
+    readers.go_on.set()
+    assert await first
+    assert await heads.signed("acme", 5), "there is room again"
+
+
+async def test_a_head_without_a_quorum_is_no_refusal(house: House) -> None:
+    receipts = await house.signed(house.meter.chain(1))
+    for each in (1, 2, 3):
+        house.ports[each].is_dead = True
+    with pytest.raises(QuorumUnavailable, match="2 of 3 needed signers answer"):
+        await Readers([stored(receipts[0])]).heads(house.group).signed("acme", None)
+
+
 async def test_a_head_is_signed_and_holds_the_receipts_together(house: House, tmp_path: Path) -> None:
     receipts = await house.signed(house.meter.chain(4))
-    head = await sign_head(house.group, stored(receipts[1]), stored(receipts[-1]), now_unix_ns=NOW_NS)
+    head = await Readers([stored(each) for each in receipts], first_seq=2).heads(house.group).signed("acme", 5)
     document = document_from(json.loads(head))
     assert isinstance(document, AccountHead)
     assert (document.first_seq, document.last_seq, document.as_of_unix_ns) == (2, 4, NOW_NS)
@@ -229,7 +304,7 @@ async def test_no_quorum_signs_a_head_with(house: House, change: Change, says: s
     acme = await house.signed(house.meter.chain(4))
     other = await house.signed(house.meter.chain(2, "other"))
     head, first, last = change(house, acme, other)
-    with pytest.raises(QuorumUnavailable, match=says):
+    with pytest.raises(HeadRefused, match=says):
         await house.group.sign_head(head, first, last)
     assert await house.group.sign_head(head_over(house, acme[0], acme[3]), acme[0], acme[3])
 
@@ -252,7 +327,7 @@ async def test_spare_signers_sign_heads_on_proof(house: House) -> None:
     for each in (1, 2):
         house.ports[each].is_dead = True
     assert await house.group.sign_head(head_over(house, receipts[0], receipts[2]), receipts[0], receipts[2])
-    with pytest.raises(QuorumUnavailable, match="at least 3"):
+    with pytest.raises(HeadRefused, match="at least 3"):
         await house.group.sign_head(head_over(house, receipts[0], receipts[1]), receipts[0], receipts[1])
 
 
@@ -270,7 +345,7 @@ async def test_who_has_vouched_for_a_later_receipt_signs_no_head_before_it(house
     await vouch(1, 2)
     assert await house.group.sign_head(head, receipts[0], receipts[1])
     await vouch(3)
-    with pytest.raises(QuorumUnavailable, match=r"signer 1.*signer 2.*signer 3"):
+    with pytest.raises(HeadRefused, match=r"signer 1.*signer 2.*signer 3"):
         await house.group.sign_head(head, receipts[0], receipts[1])
     last = await house.signed(messages[2:])
     assert await house.group.sign_head(head_over(house, receipts[0], last[0]), receipts[0], last[0])

@@ -2,15 +2,17 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from metering.settlement import Settlement
 from receipts.errors import LedgerUnavailable
 from receipts.ledger import Ledger
 from receipts.ledger_writer import Backlog, LedgerWriter
+from receipts.stored_receipt import StoredReceipt
 
 
 class Clock:
@@ -32,6 +34,12 @@ class LostAnswer:
         self.ledger.attach_signatures(signatures)
         if self.loses_answers:
             raise LedgerUnavailable("the connection was lost")
+
+    def settle(self, settlements: Sequence[Settlement]) -> list[StoredReceipt | None]:
+        outcomes = self.ledger.settle(settlements)
+        if self.loses_answers:
+            raise LedgerUnavailable("the connection was lost")
+        return outcomes
 
     def __getattr__(self, name: str):
         return getattr(self.ledger, name)
@@ -90,6 +98,7 @@ async def test_it_is_counted_anew_when_nobody_knows_whether_a_commit_was_made(tm
         ledger.loses_answers = True
         with pytest.raises(LedgerUnavailable):
             await writer.attach_signatures(signatures(1))
+        ledger.loses_answers = False
         await writer.settle(make_settlement(2))
         assert writer.backlog.count == 1
 
@@ -100,3 +109,15 @@ async def test_a_clock_that_went_back_makes_no_negative_wait(tmp_path: Path, mak
         await writer.settle(make_settlement(1))
         clock.now_ns = 1
         assert await writer.attach_signatures(signatures(1)) == [0]
+
+
+async def test_receipts_of_a_commit_whose_answer_was_lost_are_counted_with_the_next_write(
+    tmp_path: Path, make_settlement
+) -> None:
+    async with opened(tmp_path / "l.db", Clock()) as (writer, ledger):
+        ledger.loses_answers = True
+        with pytest.raises(LedgerUnavailable):
+            await writer.settle(make_settlement(1))
+        ledger.loses_answers = False
+        await writer.settle(make_settlement(2))
+        assert writer.backlog.count == 2

@@ -12,12 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from opened_ledger import CHARGE_USD_PICOS, KEY_ID, NOW_NS, book, imbalance, opened, rows, settle
+from sqlalchemy import text
 
 from metering.settlement import EnergyErrors, no_figures
 from metering.statements import SignedStatement
 from receipts.canonical import parse_strict
 from receipts.document import document_from, receipt_from_signed_bytes
-from receipts.errors import LedgerError, SettlementRefused
+from receipts.errors import LedgerError, LedgerUnavailable, LedgerUnusable, SettlementRefused
 from receipts.ledger import API_KEY_PREFIX, OPENING_CREDIT_USD_PICOS, Ledger
 from receipts.ledger_schema import accounts, api_keys, entries, failed_attempts, receipts, reversals
 from receipts.stored_receipt import StoredReceipt
@@ -153,6 +154,22 @@ class TestSettle:
         columns = failed_attempts.c.statement, failed_attempts.c.statement_signature
         assert rows(ledger, *columns) == [(failed.statement.statement, failed.statement.signature)]
 
+    @pytest.mark.parametrize("outcome", ["finished", "aborted"])
+    @pytest.mark.parametrize("is_one_commit", [True, False])
+    def test_another_attempt_at_a_request_that_has_its_receipt_is_the_meshs_cost(
+        self, ledger: Ledger, make_settlement, outcome: str, is_one_commit: bool
+    ) -> None:
+        """Two hosts ran it and each stated so: the first to come is charged, and no energy is in no book."""
+        first = make_settlement(1, outcome="aborted")
+        other = make_settlement(1, outcome=outcome, statement=make_settlement(2).statement)
+        batches = [[first, other, other]] if is_one_commit else [[first], [other], [other]]
+        outcomes = [each for batch in batches for each in settle(ledger, *batch)]
+        assert outcomes == [outcomes[0]] * 3
+        assert settle(ledger, other, first) == outcomes[:2]
+        assert book(ledger, "microjoules") == {"meter": -620_000, "overhead": 310_000, "customer:acme": 310_000}
+        assert ledger.balance_usd_picos("acme") == OPENING_CREDIT_USD_PICOS - CHARGE_USD_PICOS
+        assert rows(ledger, failed_attempts.c.statement) == [(other.statement.statement,)]
+
     def test_without_a_statement_there_is_no_receipt(self, ledger: Ledger, make_settlement) -> None:
         """As the journal of a meter that didn't sign yet may still deliver it: an account must not wait for ever."""
         (stored,) = settle(ledger, make_settlement(1))
@@ -175,6 +192,8 @@ class TestSettle:
             ({"receipt_id": f"rcpt_{9:032x}", "outcome": "failed"}, "its context is that of rcpt_"),
             ({"outcome": "failed", "energy": dataclasses.replace(NO_ENERGY, total_microjoules=2**63)}, "its energy"),
             ({"outcome": "failed", "energy": dataclasses.replace(NO_ENERGY, total_microjoules=-1)}, "its energy"),
+            ({"outcome": "failed", "energy": dataclasses.replace(NO_ENERGY, total_microjoules=1.5)}, "its energy"),
+            ({"outcome": "failed", "energy": dataclasses.replace(NO_ENERGY, total_microjoules=True)}, "its energy"),
             ({"statement": SignedStatement(statement="\0", signature="ab" * 64)}, "statement is not text"),
             ({"statement": SignedStatement(statement="\ud800", signature="ab" * 64)}, "statement is not text"),
             ({"statement": SignedStatement(statement="{}", signature="ab" * 65)}, "statement is not text"),
@@ -250,10 +269,10 @@ class TestSignatures:
         assert ledger.unsigned(100) == stored
         assert ledger.unsigned(3) == stored[:3]
         assert ledger.unsigned(100, excluding=["other"]) == [each for each in stored if each.account == "acme"]
-        assert ledger.unsigned_count() == 7
+        assert len(ledger.waiting()) == 7
         ledger.attach_signatures({stored[1].receipt_id: bytes(64), stored[4].receipt_id: bytes(64)})
         assert ledger.unsigned(100) == [stored[n] for n in (0, 2, 3, 5, 6)]
-        assert ledger.unsigned_count() == 5
+        assert len(ledger.waiting()) == 5
 
     def test_the_first_signature_stays(self, ledger: Ledger, make_settlement) -> None:
         (stored,) = settle(ledger, make_settlement(1))
@@ -364,10 +383,20 @@ class TestKnownBalance:
             ledger.settle([make_settlement(1), make_settlement(2, "nobody")])
         assert ledger.cached_balance_usd_picos("acme") == read
 
-    def test_after_a_call_that_failed_none_is_known(self, ledger: Ledger) -> None:
+    @pytest.mark.parametrize("transaction_id", ["nothing", f"rcpt_{1:032x}"])
+    def test_a_mistyped_or_second_correction_changes_none(
+        self, ledger: Ledger, make_settlement, transaction_id: str
+    ) -> None:
+        ledger.reverse(settle(ledger, make_settlement(1))[0].receipt_id, "because")
+        read = ledger.balance_usd_picos("acme")
+        with pytest.raises(LedgerError, match=r"no transaction|reversed already"):
+            ledger.reverse(transaction_id, "because")
+        assert ledger.cached_balance_usd_picos("acme") == read
+
+    def test_after_the_database_failed_none_is_known(self, ledger: Ledger) -> None:
         ledger.balance_usd_picos("acme")
-        with pytest.raises(LedgerError):
-            ledger.reverse("nothing", "because")
+        with pytest.raises((LedgerUnavailable, LedgerUnusable)), ledger._transaction() as connection:
+            connection.execute(text("SELECT nothing"))
         assert ledger.cached_balance_usd_picos("acme") is None
 
     def test_another_thread_reads_it_while_the_writer_writes(self, ledger: Ledger, make_settlement) -> None:

@@ -1,9 +1,13 @@
 # ruff: noqa: S608 - the statements are this file's own, and tampering is its purpose
-"""A sound ledger has no finding; whatever is changed in it, past the program and its triggers, is one."""
+"""A sound ledger has no finding; what is changed in it, past the program and its triggers, is one.
+
+What can be changed without a finding is here as well, each with what is told about it, if anything is.
+"""
 
 import dataclasses
 import hashlib
 import itertools
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,15 +16,19 @@ import pytest
 from opened_ledger import opened
 from past_the_ledger import tampering
 from postgres import PostgresServer
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from metering.settlement import Settlement
 from metering.statements import MeterKey, StatementChain
 from receipts.errors import LedgerUnavailable, LedgerUnusable
 from receipts.ledger import Ledger
+from receipts.ledger_books import reversal_id
 from receipts.ledger_check import MOST_FINDINGS, LedgerReport, check_ledger
 from receipts.ledger_database import ReadingDatabase
 from receipts.ledger_schema import metadata
+from receipts.statement_check import MeterTally
+
+METERS = [MeterKey(bytes([n]) * 32).public_key.hex() for n in (1, 2)]
 
 
 def ids(number: int) -> str:
@@ -37,7 +45,7 @@ def fill(ledger: Ledger, group, make_settlement, make_unavailable) -> None:
         statement = next(chains).state(
             request_id=settlement.request_id,
             outcome=settlement.outcome,
-            microjoules=settlement.energy.total_microjoules,
+            microjoules=None if settlement.outcome == "failed" else settlement.energy.total_microjoules,
             counted_microjoules=10**9,
             open_ns=0,
         )
@@ -91,6 +99,20 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return server.url(name)
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def loose_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A ledger that is sound, for those who change its tables too."""
+    if request.param == "sqlite":
+        path = tmp_path / "ledger.sqlite3"
+        shutil.copy(request.getfixturevalue("sound_file"), path)
+        yield f"sqlite:///{path}"
+        return
+    server = request.getfixturevalue("postgres_server")
+    name = server.new_database(copy_of=request.getfixturevalue("sound_database"))
+    yield server.url(name)
+    server.drop_database(name)
+
+
 def checked(url: str, public_key: bytes | None) -> LedgerReport:
     database = ReadingDatabase.open(url)
     try:
@@ -110,10 +132,12 @@ def test_a_sound_ledger_has_no_finding(url: str, group) -> None:
         pending=1,
         unstated=0,
         failed_attempts=1,
+        unstated_failures=0,
         transactions=2 + 10 + 1 + 2,  # opening credits, receipts that cost something, a failure, reversals
         reversals=2,
         meters=2,
         statements=12,
+        tallies=tuple(MeterTally(meter=each, statements=6, missing=0) for each in sorted(METERS)),
         findings=(),
     )
     assert report.is_sound
@@ -148,6 +172,7 @@ GIFT = "('gift', 'usd_picos', 'customer:acme', 5, 0), ('gift', 'usd_picos', 'rev
 OF_THREE = f"transaction_id = '{ids(3)}'"
 OF_TWO = f"reverses = '{ids(2)}'"
 REVERSAL = f"SELECT transaction_id FROM reversals WHERE {OF_TWO}"
+EARLIER = "created_unix_ns = created_unix_ns - 63072000000000000"
 NOTHING = "it is about nothing that the ledger has"
 TAMPERS: dict[str, tuple[str, str]] = {
     "a receipt inside": ("DELETE FROM receipts WHERE seq = 2 AND account = 'acme'", "a gap: 3 comes after 1"),
@@ -178,8 +203,44 @@ TAMPERS: dict[str, tuple[str, str]] = {
         of(3, "statement = replace(statement, 'microjoules\"\\:310000,', 'microjoules\"\\:310001,')"),
         "its meter states 310001 microjoules, and it bills 310000",
     ),
+    "the statement's outcome": (
+        of(3, "statement = replace(statement, 'finished', 'failed')"),
+        "its meter states that the attempt failed",
+    ),
     "the statement's signature": (of(3, "statement_signature = repeat_00"), "it is not signed by the meter"),
     "no statement": (of(5, "statement = NULL, statement_signature = NULL"), "it has no statement of its meter, and"),
+    "an account's statements": (
+        "UPDATE receipts SET statement = NULL, statement_signature = NULL WHERE account = 'other'",
+        f"receipt 1 of account other ({ids(4)}): it has no statement of its meter, and",
+    ),
+    "the position": (of(3, "position = 1000"), "is not after 1000, that of the receipt before"),
+    "when it was stored": (of(3, "created_unix_ns = 7"), "ns, and it is of 7 ns"),
+    "when it was charged": (of(3, EARLIER, "entries"), f"({ids(3)}): the books have it at 1719147900000000000 ns"),
+    "when it failed": (
+        f"UPDATE entries SET {EARLIER} WHERE transaction_id LIKE 'failed:%'",
+        "the books have it at 1719147900000000000 ns",
+    ),
+    "when it was reversed": (f"UPDATE reversals SET {EARLIER}", "or not at its own time"),
+    "when an account was opened": (
+        "UPDATE accounts SET created_unix_ns = 7",
+        "transaction opening:acme: the books have it",
+    ),
+    "a failed attempt's account": ("UPDATE failed_attempts SET account = 'gone'", "there is no such account"),
+    "a failed attempt's outcome": (
+        "UPDATE failed_attempts SET statement = replace(statement, '\"failed\"', '\"aborted\"')",
+        "its meter states None microjoules, aborted: that is no failure",
+    ),
+    "a failed attempt that is billed": (
+        "UPDATE failed_attempts SET statement = replace(statement, 'microjoules\"\\:null', 'microjoules\"\\:5')",
+        "its meter states 5 microjoules, failed: that is no failure",
+    ),
+    "a failed attempt's name": (
+        (
+            "UPDATE failed_attempts SET energy_microjoules = NULL; UPDATE entries SET transaction_id = "
+            "replace(upper(transaction_id), 'FAILED:', 'failed:') WHERE transaction_id LIKE 'failed:%'"
+        ),
+        NOTHING,
+    ),
     "a failed attempt's statement": ("UPDATE failed_attempts SET statement = 'x'", "its meter's statement is not one"),
     "a failed attempt": ("DELETE FROM failed_attempts", NOTHING),
     "a failed attempt's joules": (
@@ -202,8 +263,24 @@ TAMPERS: dict[str, tuple[str, str]] = {
         "UPDATE entries SET amount = 0 - amount WHERE transaction_id = 'opening:acme'",
         "the books have",
     ),
+    "no opening credit": (
+        "DELETE FROM entries WHERE transaction_id = 'opening:acme'",
+        "transaction opening:acme: the books have nothing, and it says 5000000000000 usd_picos of customer:acme",
+    ),
+    "how much opening credit": (
+        "UPDATE entries SET amount = amount / 5 WHERE transaction_id = 'opening:acme'",
+        "transaction opening:acme: the books have 1000000000000 usd_picos of customer:acme",
+    ),
+    "an account": ("INSERT INTO accounts VALUES ('new', 7)", "transaction opening:new: the books have nothing"),
     "entries of nothing": (f"INSERT INTO entries VALUES {GIFT}", f"transaction gift: {NOTHING}"),
     "a reversal": (f"DELETE FROM reversals WHERE {OF_TWO}", NOTHING),
+    "a reversal's id": (
+        (
+            f"UPDATE entries SET transaction_id = 'reversal:x' WHERE transaction_id IN ({REVERSAL}); "
+            f"UPDATE reversals SET transaction_id = 'reversal:x' WHERE {OF_TWO}"
+        ),
+        f"transaction reversal:x: it is not the one reversal of {ids(2)}",
+    ),
     "what is reversed": (f"UPDATE reversals SET reverses = '{ids(4)}' WHERE {OF_TWO}", "it does not mirror"),
     "a reversal of nothing": (f"UPDATE reversals SET reverses = 'x' WHERE {OF_TWO}", "of which the books have nothing"),
     "a reversal's entries": (
@@ -214,7 +291,7 @@ TAMPERS: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("what", TAMPERS)
-def test_whatever_is_changed_is_found(url: str, group, what: str) -> None:
+def test_what_is_changed_is_found(url: str, group, what: str) -> None:
     statement, says = TAMPERS[what]
     statement = statement.replace("repeat_00", f"'{'00' * 64}'")
     with tampering(url) as connection:
@@ -227,26 +304,229 @@ def test_whatever_is_changed_is_found(url: str, group, what: str) -> None:
             "junk": b"\xff\x00",
             "signature": bytes(64),
         }
-        connection.execute(text(statement), {name: values[name] for name in values if f":{name}" in statement})
+        for each in statement.split("; "):
+            connection.execute(text(each), {name: values[name] for name in values if f":{name}" in each})
     report = checked(url, group.public_key)
     assert not report.is_sound
     assert says in "\n".join(report.findings)
 
 
-def test_a_request_that_is_there_twice_is_found(postgres_server: PostgresServer, sound_database: str, group) -> None:
-    """On PostgreSQL, where what keeps it from being so can be dropped."""
-    name = postgres_server.new_database(copy_of=sound_database)
-    copied = "receipt_id, account, request_id, signed_bytes, signed_sha256, created_unix_ns"
-    with tampering(postgres_server.url(name)) as connection:
-        for constraint in ("receipts_receipt_id_key", "receipts_account_request_id_key"):
-            connection.execute(text(f"ALTER TABLE receipts DROP CONSTRAINT {constraint}"))
+FAILED = "transaction_id LIKE 'failed:%'"
+OTHERS = f"IN ('opening:other', '{ids(4)}', '{ids(8)}')"
+OF_FIVE = reversal_id(ids(5))
+UNSEEN: dict[str, tuple[str, dict[str, object]]] = {
+    "a chain's end": (
+        f"DELETE FROM entries WHERE transaction_id = '{ids(11)}'; DELETE FROM receipts WHERE receipt_id = '{ids(11)}'",
+        {"receipts": 10, "pending": 0, "statements": 11},
+    ),
+    "a whole account": (
+        (
+            "DELETE FROM api_keys WHERE account = 'other'; DELETE FROM receipts WHERE account = 'other'; "
+            f"DELETE FROM entries WHERE transaction_id {OTHERS}; DELETE FROM accounts WHERE account = 'other'"
+        ),
+        {"accounts": 1, "receipts": 9, "statements": 10},
+    ),
+    "a failed attempt": (
+        f"DELETE FROM entries WHERE {FAILED}; DELETE FROM failed_attempts",
+        {"failed_attempts": 0, "missing": 1},
+    ),
+    "a failed attempt's joules": (
+        (
+            f"UPDATE entries SET amount = amount * 7 WHERE {FAILED}; "
+            "UPDATE failed_attempts SET energy_microjoules = energy_microjoules * 7"
+        ),
+        {},
+    ),
+    "whose failed attempt": ("UPDATE failed_attempts SET account = 'other'", {}),
+    "a moment": (f"{of(3, EARLIER)}; {of(3, EARLIER, 'entries')}", {}),
+    "the last place in the order of storing": (of(11, "position = 1000"), {}),
+    "a signature": (of(3, "signature = NULL"), {"pending": 2}),
+    "all statements": (
+        (
+            "UPDATE receipts SET statement = NULL, statement_signature = NULL; "
+            "UPDATE failed_attempts SET statement = NULL, statement_signature = NULL"
+        ),
+        {"unstated": 11, "unstated_failures": 1, "statements": 0},
+    ),
+    "a failed attempt's statement": (
+        "UPDATE failed_attempts SET statement = NULL, statement_signature = NULL",
+        {"unstated_failures": 1, "missing": 1},
+    ),
+    "a correction": (
+        (
+            f"INSERT INTO entries SELECT '{OF_FIVE}', unit, book_account, 0 - amount, 7 FROM entries "
+            f"WHERE transaction_id = '{ids(5)}'; INSERT INTO reversals VALUES ('{OF_FIVE}', '{ids(5)}', 'x', 7)"
+        ),
+        {"reversals": 3},
+    ),
+    "a correction's reason": ("UPDATE reversals SET reason = 'x'", {}),
+    "whose API key": ("UPDATE api_keys SET account = 'other'", {}),
+}
+
+
+@pytest.mark.parametrize("what", UNSEEN)
+def test_what_nothing_else_in_the_ledger_contradicts_is_not_found(url: str, group, what: str) -> None:
+    """It is said so in `receipts.ledger_check` and in README.md; the figures that tell of it are told."""
+    statements, told = UNSEEN[what]
+    with tampering(url) as connection:
+        for each in statements.split("; "):
+            connection.execute(text(each))
+    report = checked(url, group.public_key)
+    assert report.findings == ()
+    figures = {**dataclasses.asdict(report), "missing": sum(each.missing for each in report.tallies)}
+    assert {name: figures[name] for name in told} == told
+
+
+def test_statements_of_an_invented_meter_are_not_found_and_its_key_is_told(url: str, group) -> None:
+    invented = StatementChain(MeterKey(b"\x77" * 32), None)
+    with tampering(url) as connection:
+        for table in ("receipts", "failed_attempts"):
+            for request_id, old in connection.execute(text(f"SELECT request_id, statement FROM {table}")).all():
+                said = json.loads(old)
+                new = invented.state(
+                    request_id=request_id,
+                    outcome=said["outcome"],
+                    microjoules=said["microjoules"],
+                    counted_microjoules=10**9,
+                    open_ns=0,
+                )
+                change = f"UPDATE {table} SET statement = :new, statement_signature = :by WHERE request_id = :id"
+                connection.execute(text(change), {"new": new.statement, "by": new.signature, "id": request_id})
+    report = checked(url, group.public_key)
+    assert report.findings == ()
+    key = MeterKey(b"\x77" * 32).public_key.hex()
+    assert report.tallies == (MeterTally(meter=key, statements=12, missing=0),)
+
+
+COPIED = "receipt_id, account, request_id, signed_bytes, signed_sha256, created_unix_ns"
+TWICE: dict[str, tuple[str, str, str]] = {
+    "a charge": (
+        "entries",
+        f"SELECT * FROM entries WHERE {OF_THREE}",
+        "the books have 310000 microjoules of customer:acme; 310000 microjoules of customer:acme; ",
+    ),
+    "an opening credit": (
+        "entries",
+        "SELECT * FROM entries WHERE transaction_id = 'opening:acme'",
+        "the books have 5000000000000 usd_picos of customer:acme; 5000000000000 usd_picos of customer:acme; ",
+    ),
+    "a charge very often": (
+        "entries",
+        f"SELECT entries.* FROM entries, receipts WHERE {OF_THREE}",
+        "the books have 310000 microjoules of customer:acme",
+    ),
+    "a reversal": ("reversals", f"SELECT * FROM reversals WHERE {OF_TWO}", f"2 have the reverses '{ids(2)}'"),
+    "a reversal by another": (
+        "reversals",
+        f"SELECT '{ids(3)}', '{ids(2)}', 'x', 7",
+        f"transaction {ids(3)}: it is not the one reversal of {ids(2)}",
+    ),
+    "a failed attempt": ("failed_attempts", "SELECT * FROM failed_attempts", "2 have the settlement_sha256 b'"),
+    "an account": ("accounts", "SELECT * FROM accounts", "accounts: 2 have the account 'acme'"),
+}
+
+
+def loosen(connection: Connection, table: str) -> None:
+    """Make the table anew, without anything that keeps its rows apart."""
+    connection.execute(text(f"CREATE TABLE loose AS SELECT * FROM {table}"))
+    cascade = "CASCADE" if connection.dialect.name == "postgresql" else ""
+    connection.execute(text(f"DROP TABLE {table} {cascade}"))
+    connection.execute(text(f"ALTER TABLE loose RENAME TO {table}"))
+
+
+@pytest.mark.parametrize("what", TWICE)
+def test_what_is_there_twice_is_found(loose_url: str, group, what: str) -> None:
+    table, rows, says = TWICE[what]
+    with tampering(loose_url) as connection:
+        loosen(connection, table)
+        connection.execute(text(f"INSERT INTO {table} {rows}"))
+    assert says in "\n".join(checked(loose_url, group.public_key).findings)
+
+
+def test_a_request_that_is_there_twice_is_found(loose_url: str, group) -> None:
+    with tampering(loose_url) as connection:
+        loosen(connection, "receipts")
         connection.execute(
-            text(f"INSERT INTO receipts (seq, {copied}) SELECT 100, {copied} FROM receipts WHERE receipt_id = :id"),
+            text(
+                f"INSERT INTO receipts (position, seq, {COPIED}) SELECT 100, 100, {COPIED} FROM receipts "
+                "WHERE receipt_id = :id"
+            ),
             {"id": ids(3)},
         )
-    found = checked(postgres_server.url(name), group.public_key).findings
-    assert sum("it has 2 receipts" in each for each in found) == 2
-    postgres_server.drop_database(name)
+    found = checked(loose_url, group.public_key).findings
+    assert f"receipts: 2 have the receipt_id '{ids(3)}'" in found
+    assert f"receipts: 2 have the request_id '{ids(3)[5:]}'" in found
+
+
+NO_UTF8 = "CAST(x'61ff' AS TEXT)"
+OTHER_TYPES: dict[str, tuple[str, str]] = {
+    "bytes as text": (of(3, "signed_bytes = CAST(signed_bytes AS TEXT)"), "its column signed_bytes has '{"),
+    "bytes as a number": (of(3, "signed_bytes = 7"), "its column signed_bytes has 7, of another type"),
+    "a signature as text": (of(3, "signature = 'x'"), "its column signature has 'x', of another"),
+    "a hash as text": (of(3, "signed_sha256 = 'x'"), "its column signed_sha256 has 'x', of another"),
+    "a number as text": (of(3, "created_unix_ns = 'x'"), "its column created_unix_ns has 'x', of another"),
+    "a place as text": (of(3, "seq = 'x'"), "its column seq has 'x', of another"),
+    "a statement as bytes": (of(3, "statement = x'00ff'"), "its column statement has b'\\x00\\xff', of another"),
+    "a statement's signature as bytes": (of(3, "statement_signature = x'00'"), "its column statement_signature has b'"),
+    "an id as bytes": (of(3, "receipt_id = x'00'"), "its column receipt_id has b'"),
+    "an account as bytes": (of(3, "account = x'00'"), "its column account has b'"),
+    "no UTF-8 in a tag": (of(3, f"customer_tag = {NO_UTF8}"), "its column customer_tag has b'a\\xff', of another"),
+    "no UTF-8 in a statement": (of(3, f"statement = {NO_UTF8}"), "its column statement has b'a\\xff', of another"),
+    "an amount as text": (
+        f"UPDATE entries SET amount = 'x' WHERE {OF_THREE} AND amount > 0",
+        f"transaction {ids(3)}: its column amount has 'x', of another",
+    ),
+    "half an amount": (
+        f"UPDATE entries SET amount = amount + 0.5 WHERE {OF_THREE}",
+        f"transaction {ids(3)}: its column amount has 310000.5, of another",
+    ),
+    "no UTF-8 in a transaction": (
+        f"UPDATE entries SET transaction_id = {NO_UTF8} WHERE {OF_THREE}",
+        "transaction b'a\\xff': its column transaction_id has b'a\\xff', of another",
+    ),
+    "a book account as bytes": (
+        f"UPDATE entries SET book_account = x'00' WHERE {OF_THREE} AND book_account = 'revenue'",
+        f"transaction {ids(3)}: its column book_account has b'",
+    ),
+    "a failure's joules as text": (
+        "UPDATE failed_attempts SET energy_microjoules = 'x'",
+        "its column energy_microjoules has 'x', of another",
+    ),
+    "a failure's hash as text": (
+        "UPDATE failed_attempts SET settlement_sha256 = 'x'",
+        "failed:: its column settlement_sha256 has 'x', of another",
+    ),
+    "a failure's statement as bytes": ("UPDATE failed_attempts SET statement = x'00'", "its column statement has b'"),
+    "what is reversed as bytes": (f"UPDATE reversals SET reverses = x'00' WHERE {OF_TWO}", "its column reverses has"),
+    "no UTF-8 in a reason": (f"UPDATE reversals SET reason = {NO_UTF8}", "its column reason has b'a\\xff', of another"),
+    "no UTF-8 in an account": (
+        f"UPDATE accounts SET account = {NO_UTF8} WHERE account = 'acme'",
+        "its column account has b'a\\xff', of another",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", OTHER_TYPES)
+def test_what_is_of_another_type_is_found_and_the_check_goes_on(
+    what: str, sound_file: Path, tmp_path: Path, group
+) -> None:
+    """SQLite takes any type in any column."""
+    statement, says = OTHER_TYPES[what]
+    path = tmp_path / "ledger.sqlite3"
+    shutil.copy(sound_file, path)
+    with tampering(f"sqlite:///{path}") as connection:
+        connection.execute(text(statement))
+    report = checked(f"sqlite:///{path}", group.public_key)
+    assert says in "\n".join(report.findings)
+    assert (report.receipts, report.failed_attempts, report.reversals, report.transactions) == (11, 1, 2, 15)
+
+
+def test_a_unit_that_is_none_is_found(loose_url: str, group) -> None:
+    with tampering(loose_url) as connection:
+        loosen(connection, "entries")
+        connection.execute(text(f"UPDATE entries SET unit = 'joules' WHERE {OF_THREE} AND unit = 'microjoules'"))
+    found = checked(loose_url, group.public_key).findings
+    assert f"transaction {ids(3)}: an entry has the unit 'joules'" in found
 
 
 def test_findings_are_bounded_and_say_how_many_more(url: str, group) -> None:

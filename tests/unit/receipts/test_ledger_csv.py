@@ -61,11 +61,34 @@ def test_no_tag_is_a_formula(start: str) -> None:
     assert row["customer_tag"] == row["model"] == row["region"] == f"'{tag}"
 
 
+@pytest.mark.parametrize(
+    ("tag", "written"),
+    [
+        ("x;=cmd|' /C calc'!A0;y", "x;'=cmd|' /C calc'!A0;y"),
+        ("  =1+1", "'  =1+1"),
+        ("\uff1d1+1", "'\uff1d1+1"),
+        ('"=1"', '\'"=1"'),
+        ("a;b - c, d+e@f", "a;b - c, d+e@f"),
+    ],
+)
+def test_what_hides_a_formula_is_seen_and_what_is_none_stays(tag: str, written: str) -> None:
+    (row,) = rows(LedgerLine(**{**LINE, "customer_tag": tag}))
+    assert row["customer_tag"] == written
+
+
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1))
 def test_any_tag_that_the_door_takes_is_read_back(tag: str) -> None:
     (row,) = rows(LedgerLine(**{**LINE, "customer_tag": tag}))
-    assert row["customer_tag"] in (tag, f"'{tag}")
-    assert row["customer_tag"][0] not in "=+-@"
+    shown = row["customer_tag"].removeprefix("'") if not tag.startswith("'") else row["customer_tag"]
+    assert shown.replace(";'", ";") == tag.replace(";'", ";")
+
+
+@given(st.text(st.sampled_from(";=+-@ ,x\"'\u00a0\uff1d"), min_size=1))
+def test_no_cell_is_a_formula_whatever_parts_the_cells(tag: str) -> None:
+    text = csv_lines([LedgerLine(**{**LINE, "customer_tag": tag, "usd_picos": 5})]).decode()
+    for delimiter in ",;":
+        for cell in next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)):
+            assert cell.lstrip(' "\u00a0')[:1] not in tuple("=+-@\uff1d"), cell
 
 
 @given(st.integers(-(2**80), 2**80), st.sampled_from([6, 12]))

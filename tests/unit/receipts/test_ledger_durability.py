@@ -19,7 +19,7 @@ from receipts.document import receipt_from_signed_bytes
 from receipts.errors import LedgerInUse, LedgerUnavailable, LedgerUnusable, SettlementRefused
 from receipts.ledger import OPENING_CREDIT_USD_PICOS, Ledger
 from receipts.ledger_chains import heads_statement
-from receipts.ledger_schema import entries, receipts
+from receipts.ledger_schema import metadata, receipts
 
 YEAR_NS = 365 * 86_400 * 10**9
 ROOT = Path(opened_ledger.__file__).parents[2]
@@ -282,6 +282,15 @@ def test_a_head_is_examined_once_and_not_at_every_commit(ledger_url: str, ledger
         "UPDATE failed_attempts SET energy_microjoules = 0",
         "DELETE FROM reversals",
         "UPDATE reversals SET reason = 'another'",
+        "UPDATE receipts SET created_unix_ns = 1 WHERE signature IS NULL",
+        "UPDATE receipts SET signature = :bytes WHERE signature IS NULL",
+        "UPDATE accounts SET account = 'mine' WHERE account = 'unused'",
+        "UPDATE accounts SET created_unix_ns = 1",
+        "UPDATE api_keys SET account = 'other'",
+        "UPDATE api_keys SET sha256 = :bytes WHERE name = 'revoked'",
+        "UPDATE api_keys SET revoked_unix_ns = 9, name = 'mine'",
+        "UPDATE api_keys SET revoked_unix_ns = NULL WHERE name = 'revoked'",
+        "UPDATE api_keys SET revoked_unix_ns = 9 WHERE name = 'revoked'",
     ],
 )
 def test_history_cannot_be_changed_even_past_this_program(
@@ -291,11 +300,19 @@ def test_history_cannot_be_changed_even_past_this_program(
     ledger.settle([make_settlement(2, outcome="failed")])
     ledger.reverse(stored.receipt_id, "tried out")
     ledger.attach_signatures({stored.receipt_id: b"\x01" * 64})
-    before = rows(ledger, receipts), rows(ledger, entries)
+    settle(ledger, make_settlement(3))
+    ledger.create_key("acme", "revoked")
+    with direct(ledger_url) as other:
+        other.execute(text("INSERT INTO accounts VALUES ('unused', 0)"))
+        other.execute(text("UPDATE api_keys SET revoked_unix_ns = 7 WHERE name = 'revoked'"))
+    before = [rows(ledger, table) for table in metadata.sorted_tables]
     values = {"bytes": b"\x00"} if ":bytes" in statement else {}
-    with pytest.raises(IntegrityError, match=r"append-only|its signature once"), direct(ledger_url) as other:
+    with (
+        pytest.raises(IntegrityError, match=r"append-only|its signature once|is revoked once"),
+        direct(ledger_url) as other,
+    ):
         other.execute(text(statement), values)
-    assert (rows(ledger, receipts), rows(ledger, entries)) == before
+    assert [rows(ledger, table) for table in metadata.sorted_tables] == before
 
 
 def test_a_long_chain_is_not_walked_for_its_end(ledger_url: str, ledger: Ledger, make_settlement) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -43,6 +43,14 @@ class HeldDisk:
         return getattr(self.ledger, name)
 
 
+class Clock:
+    def __init__(self) -> None:
+        self.now_ns = 10**18
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+
 class Desk:
     def __init__(self, writer: LedgerWriter, disk: HeldDisk, holds: LedgerHolds) -> None:
         self.writer, self.disk, self.holds = writer, disk, holds
@@ -52,7 +60,9 @@ class Desk:
 
 
 @asynccontextmanager
-async def opened(path: Path, most_unsigned: int = 1000) -> AsyncIterator[Desk]:
+async def opened(
+    path: Path, most_unsigned: int = 1000, wall_clock_ns: Callable[[], int] = time.time_ns
+) -> AsyncIterator[Desk]:
     disks: list[HeldDisk] = []
 
     def open_held() -> HeldDisk:
@@ -62,7 +72,7 @@ async def opened(path: Path, most_unsigned: int = 1000) -> AsyncIterator[Desk]:
         return disks[0]
 
     book = HoldBook(monotonic_ns=lambda: 0)
-    writer = await LedgerWriter.open(open_held, holds=book)  # type: ignore[arg-type]
+    writer = await LedgerWriter.open(open_held, wall_clock_ns=wall_clock_ns, holds=book)  # type: ignore[arg-type]
     try:
         yield Desk(writer, disks[0], LedgerHolds(writer, book, most_unsigned=most_unsigned))
     finally:
@@ -179,6 +189,36 @@ async def test_a_redelivered_settlement_ends_a_hold_that_came_back_after_a_resta
         assert desk.holds.report().count == 2
         await desk.writer.settle(make_settlement(1))
         assert desk.holds.report().count == 1
+
+
+async def test_while_nothing_is_stored_nothing_new_is_placed(tmp_path: Path, make_settlement) -> None:
+    """What has run meanwhile is charged later, when its hold may be gone: so no more of it may run."""
+    async with opened(tmp_path / "l.db") as desk:
+        desk.disk.fails_with = LedgerUnavailable("disk full")
+        with pytest.raises(LedgerUnavailable):
+            await desk.writer.settle(make_settlement(1))
+        answer = await desk.place(2, 1)
+        assert (answer.outcome, answer.reason) == ("busy", "its database stores nothing now")
+        desk.disk.fails_with = RuntimeError("another trouble")
+        with pytest.raises(RuntimeError):
+            await desk.writer.settle(make_settlement(1))
+        assert (await desk.place(2, 1)).outcome == "busy"
+        desk.disk.fails_with = None
+        await desk.writer.settle(make_settlement(1))
+        assert (await desk.place(2, 1)).outcome == "placed"
+
+
+async def test_where_nobody_has_anything_to_store_any_more_requests_run_again(tmp_path: Path, make_settlement) -> None:
+    """The meter whose settlement was not stored is gone with its host: nobody would ever store one again."""
+    clock = Clock()
+    async with opened(tmp_path / "l.db", wall_clock_ns=clock) as desk:
+        desk.disk.fails_with = LedgerUnavailable("disk full")
+        with pytest.raises(LedgerUnavailable):
+            await desk.writer.settle(make_settlement(1))
+        clock.now_ns += 30 * 10**9
+        assert (await desk.place(2, 1)).outcome == "busy"
+        clock.now_ns += 1
+        assert (await desk.place(2, 1)).outcome == "placed"
 
 
 async def test_past_the_bound_of_unsigned_receipts_nothing_new_is_placed(tmp_path: Path, make_settlement) -> None:

@@ -301,7 +301,7 @@ def test_on_postgresql_too_every_way_leads_to_the_same_schema(postgres_server: P
     second_ledger(made, 1, make_settlement)
     opened_at(made).close()
     assert postgres_shape(made) == postgres_shape(fresh)
-    assert len(postgres_shape(fresh)["triggers"]) == 6 + 6 + 4
+    assert len(postgres_shape(fresh)["triggers"]) == 6 + 6 + 6
     engine = create_engine(made.replace("postgresql:", "postgresql+psycopg:"))
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []

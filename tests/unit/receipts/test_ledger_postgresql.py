@@ -1,19 +1,22 @@
 """What is particular to a ledger on a server: its lock, and a server that goes away and comes back."""
 
+import os
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from opened_ledger import CHARGE_USD_PICOS, imbalance, opened, settle
 from past_the_ledger import direct
 from postgres import GUARDED, PASSWORD, PostgresServer
-from sqlalchemy import func, select, text
+from sqlalchemy import Engine, event, func, select, text
 from sqlalchemy.exc import IntegrityError
 
 from receipts.errors import LedgerError, LedgerInUse, LedgerUnavailable, LedgerUnusable
 from receipts.ledger import Ledger
 from receipts.ledger_database import LedgerDatabase, ReadingDatabase
 from receipts.ledger_postgresql import WRITER_LOCK
+from receipts.ledger_reader import place_statement
 from receipts.ledger_schema import receipts
 
 
@@ -63,6 +66,20 @@ def end_when_committed(server: PostgresServer, pid: int) -> None:
         while connection.execute(waits, [pid]).fetchone() is None:
             pass
         connection.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+
+
+@contextmanager
+def half_broken(ledger: Ledger) -> Iterator[None]:
+    """The client's side of its connection is gone; the server's is not, while the block lasts."""
+    with ledger._database.transaction() as connection:
+        number = connection.connection.driver_connection.pgconn.socket
+    kept, nothing = os.dup(number), os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, number)
+    os.close(nothing)
+    try:
+        yield
+    finally:
+        os.close(kept)
 
 
 class TestLostConnection:
@@ -171,10 +188,63 @@ class TestLostConnection:
             postgres_server.stop()
             postgres_server.start()
         assert ledger.cached_balance_usd_picos("acme") is None, "nobody here knows"
-        assert ledger.unsigned_count() == 1
+        assert len(ledger.waiting()) == 1
         assert settle(ledger, make_settlement(1))[0].seq == 1
         assert ledger.balance_usd_picos("acme") == before - CHARGE_USD_PICOS
-        assert ledger.unsigned_count() == 1
+        assert len(ledger.waiting()) == 1
+
+    def test_its_own_session_that_the_server_still_has_is_ended(
+        self, url: str, ledger: Ledger, make_settlement
+    ) -> None:
+        """Only this side of the connection broke: the server would hold the lock until it noticed."""
+        settle(ledger, make_settlement(1))
+        lost = backend_pid(ledger)
+        with half_broken(ledger):
+            with pytest.raises(LedgerUnavailable):
+                ledger.settle([make_settlement(2)])
+            with pytest.raises(LedgerUnavailable, match="still held by this process's own lost session; try again"):
+                ledger.settle([make_settlement(2)])
+            while holders(url):
+                pass
+            assert settle(ledger, make_settlement(2))[0].seq == 2
+        assert backend_pid(ledger) != lost
+        assert holders(url) == 1
+
+    def test_no_connection_is_made_to_let_go_of_a_lost_one(self, url: str, ledger: Ledger) -> None:
+        made: list[object] = []
+
+        def note(*_: object) -> None:
+            made.append(None)
+
+        event.listen(Engine, "do_connect", note)
+        try:
+            with direct(url) as other:
+                other.execute(text(f"SELECT pg_terminate_backend({backend_pid(ledger)}, 5000)"))
+            made.clear()
+            with pytest.raises(LedgerUnavailable):
+                ledger.has_keys()
+            assert made == []
+        finally:
+            event.remove(Engine, "do_connect", note)
+
+    def test_a_connection_that_was_left_in_the_midst_of_something_is_not_used_again(self, ledger: Ledger) -> None:
+        def leave() -> None:
+            with ledger._database.transaction() as connection:
+                driver = connection.connection.driver_connection
+                driver.pgconn.send_query(b"SELECT pg_sleep(0)")
+                raise KeyError
+
+        before = backend_pid(ledger)
+        with pytest.raises((KeyError, LedgerUnavailable)):
+            leave()
+        says = set()
+        for _ in range(5):
+            try:
+                assert backend_pid(ledger) != before
+            except LedgerUnavailable as error:
+                says.add(str(error))
+        assert backend_pid(ledger) != before
+        assert len(says) <= 1
 
     def test_a_reader_gets_a_new_connection(self, url: str, ledger: Ledger, postgres_server: PostgresServer) -> None:
         reading = ReadingDatabase.open(url)
@@ -193,6 +263,21 @@ class TestLostConnection:
 
 
 class TestSession:
+    def test_a_server_that_syncs_nothing_is_refused(self, postgres_server: PostgresServer, own_database: str) -> None:
+        url = postgres_server.url(own_database)
+        opened(url).close()
+        postgres_server.stop()
+        postgres_server.start(fsync="off")
+        try:
+            with pytest.raises(
+                LedgerUnusable, match=r"fsync = off, which loses acknowledged receipts .* set fsync = on"
+            ):
+                opened(url)
+            ReadingDatabase.open(url).close()
+        finally:
+            postgres_server.stop()
+            postgres_server.start()
+
     def test_a_commit_is_on_the_disk_whatever_the_servers_default_is(
         self, postgres_server: PostgresServer, own_database: str
     ) -> None:
@@ -326,14 +411,51 @@ class TestMessages:
         postgres_server.execute("CREATE ROLE looker LOGIN")
         with direct(url) as other:
             other.execute(text("GRANT USAGE ON SCHEMA public TO looker"))
-        with pytest.raises(LedgerUnusable, match="permission denied for table"):
+        with pytest.raises(LedgerUnusable, match=r"may not do .*: permission denied for table .* Make it the owner"):
             opened(url.replace("ledger@", "looker@"))
+
+    def test_a_new_role_is_told_what_it_lacks_and_that_is_enough(
+        self, postgres_server: PostgresServer, own_database: str
+    ) -> None:
+        """Since PostgreSQL 15 only a database's owner may make tables in it."""
+        postgres_server.execute("CREATE ROLE newcomer LOGIN")
+        url = postgres_server.url(own_database, "newcomer")
+        says = "may not do .*: permission denied for schema public. Make it the owner of the database"
+        with pytest.raises(LedgerUnusable, match=says):
+            opened(url)
+        postgres_server.execute(f"ALTER DATABASE {own_database} OWNER TO newcomer")
+        opened(url).close()
+
+    def test_a_server_that_takes_no_changes_for_a_while(
+        self, postgres_server: PostgresServer, own_database: str, make_settlement
+    ) -> None:
+        ledger = opened(postgres_server.url(own_database))
+        ledger.create_key("acme", "test")
+        with ledger._database.transaction() as connection:
+            connection.execute(text("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"))
+        with pytest.raises(LedgerUnavailable, match="takes no changes now: cannot execute INSERT in a read-only"):
+            ledger.settle([make_settlement(1)])
+        with ledger._database.transaction() as connection:
+            connection.execute(text("SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE"))
+        assert settle(ledger, make_settlement(1))[0].seq == 1
+        ledger.close()
 
 
 @pytest.mark.parametrize("table", ["accounts", "api_keys", "receipts", "failed_attempts", "entries", "reversals"])
 def test_no_table_is_emptied_past_the_triggers_either(url: str, ledger: Ledger, table: str) -> None:
     with pytest.raises(IntegrityError, match="append-only"), direct(url) as other:
         other.execute(text(f"TRUNCATE {table} CASCADE"))
+
+
+def test_places_in_time_come_from_the_index_alone(url: str, ledger: Ledger) -> None:
+    """With few rows there it would read them all: that is forbidden here."""
+    with direct(url) as other:
+        for way in ("seqscan", "bitmapscan"):
+            other.exec_driver_sql(f"SET LOCAL enable_{way} = off")
+        for bound in ({"since_unix_ns": 5}, {"until_unix_ns": 5}):
+            statement = place_statement("acme", **bound).compile(other, compile_kwargs={"literal_binds": True})
+            steps = "\n".join(other.exec_driver_sql(f"EXPLAIN {statement}").scalars())
+            assert "Index Only Scan using receipts_by_end on receipts" in steps, steps
 
 
 def test_a_transaction_is_the_only_way_in(url: str) -> None:

@@ -17,12 +17,14 @@ from receipts.document import document_from
 from receipts.errors import LedgerUnavailable
 from receipts.ledger import OPENING_CREDIT_USD_PICOS, Ledger
 from receipts.ledger_books import transfer
+from receipts.ledger_database import ReadingDatabase
 from receipts.ledger_reader import (
     LedgerLine,
     LedgerPosition,
     LedgerReader,
     entries_statement,
     last_signed_statement,
+    newest_statement,
     page_statement,
     place_statement,
 )
@@ -70,8 +72,8 @@ class Written:
 
     def seqs(self, after_seq: int = 0, limit: int = 100, *, newest_first: bool = False, **wanted) -> list[int]:
         query = ReceiptQuery(**{"account": "acme", **wanted})
-        page = self.reader.page(query, after_seq=after_seq, limit=limit, newest_first=newest_first)
-        return [each.seq for each in page]
+        page = self.reader.page_lines(query, after_seq=after_seq, limit=limit, newest_first=newest_first)
+        return [json.loads(line)["chain"]["seq"] for line in page.lines.splitlines()]
 
     def walk(self, query: ReceiptQuery, limit: int, *, newest_first: bool) -> list[int]:
         """The whole query by pages of lines, as the ingress walks it."""
@@ -84,7 +86,8 @@ class Written:
             seqs += taken
             if page.next_after_seq is None:
                 return seqs
-            assert len(taken) == limit
+            is_walk_along_an_index = query.model is None and query.region is None
+            assert len(taken) == limit or not is_walk_along_an_index
             after_seq = page.next_after_seq
             query = dataclasses.replace(query, first_seq=page.first_seq, last_seq=page.last_seq)
 
@@ -125,8 +128,7 @@ class TestPages:
     def test_what_it_gives_is_what_the_ledger_has(self, written: Written) -> None:
         written.settle(1, 2)
         written.sign(1)
-        stored = written.reader.page(ReceiptQuery(account="acme"), after_seq=0, limit=5)
-        assert stored == [written.ledger.receipt_at("acme", seq) for seq in (1, 2)]
+        stored = [written.ledger.receipt_at("acme", seq) for seq in (1, 2)]
         page = written.reader.page_lines(ReceiptQuery(account="acme"), after_seq=0, limit=5)
         assert page.lines == b"".join(each.document_bytes() + b"\n" for each in stored)
         signed, pending = (document_from(parse_strict(line)) for line in page.lines.splitlines())
@@ -189,7 +191,7 @@ def scattered(tmp_path_factory, make_settlement) -> Iterator[Written]:
     url = f"sqlite:///{tmp_path_factory.mktemp('scattered')}/ledger.sqlite3"
     ledger = Ledger.open(url, wall_clock_ns=clock, random_bytes=clock.random, key_id=KEY_ID)
     ledger.create_key("acme", "test")
-    reader = LedgerReader.open(url)
+    reader = LedgerReader(ReadingDatabase.open(url), most_looked_at=7)
     written = Written(ledger, reader, clock, make_settlement)
     for number in range(1, 41):
         tag, model = (None, "a", "b")[number % 3], ("small", "large")[number % 2]
@@ -235,34 +237,50 @@ def test_a_walk_by_pages_gives_exactly_what_was_asked_for(
     assert scattered.walk(query, limit, newest_first=newest_first) == (expected[::-1] if newest_first else expected)
 
 
+@pytest.mark.parametrize(
+    ("newest_first", "ends"), [(False, [7, 14, 21, 28, 35, None]), (True, [34, 27, 20, 13, 6, None])]
+)
+@pytest.mark.parametrize("wanted", [{"model": "nope"}, {"region": "nope", "customer_tag": "a"}])
+def test_a_page_looks_at_so_many_receipts_and_no_more(scattered: Written, wanted, newest_first, ends) -> None:
+    query, after_seq, found = ReceiptQuery(account="acme", **wanted), 0, []
+    while after_seq is not None:
+        page = scattered.reader.page_lines(query, after_seq=after_seq, limit=5, newest_first=newest_first)
+        assert page.lines == b""
+        after_seq = page.next_after_seq
+        found.append(after_seq)
+    assert found == ends
+
+
 class TestBounds:
     def test_from_the_first_since_then_to_the_end_of_what_is_signed(self, written: Written) -> None:
         written.settle(1, 2, 3, 4, 5)
         written.settle(100, account="other")
         written.sign(1, 2, 3, 5)
-        first, last = written.reader.bounds("acme", BEGAN_NS + 2 * SECOND_NS)
+        assert written.reader.first_seq_since("acme", BEGAN_NS + 2 * SECOND_NS) == 2
+        first, last = written.reader.bounds("acme", 2)
         assert (first.seq, last.seq) == (2, 3)
         assert last.signature == b"\x03" * 64
-        first, last = written.reader.bounds("acme", None)
+        first, last = written.reader.bounds("acme", 1)
         assert (first.seq, last.seq) == (1, 3)
 
     def test_the_first_is_the_one_of_smallest_seq(self, written: Written) -> None:
         written.settle(1, 2, 3, ended_s={1: 50, 2: 10, 3: 60})
-        written.sign(1, 2, 3)
-        first, last = written.reader.bounds("acme", BEGAN_NS + 40 * SECOND_NS)
-        assert (first.seq, last.seq) == (1, 3)
+        assert written.reader.first_seq_since("acme", BEGAN_NS + 40 * SECOND_NS) == 1
+        assert written.reader.first_seq_since("acme", BEGAN_NS + 55 * SECOND_NS) == 3
+        assert written.reader.first_seq_since("acme", BEGAN_NS + 61 * SECOND_NS) is None
 
     def test_there_are_none_without_a_signed_receipt_since_then(self, written: Written) -> None:
-        assert written.reader.bounds("acme", None) is None
+        assert written.reader.bounds("acme", 1) is None
         written.settle(1, 2)
-        assert written.reader.bounds("acme", None) is None
+        assert written.reader.bounds("acme", 1) is None
         written.sign(2)
-        assert written.reader.bounds("acme", None) is None, "the first one is not signed"
+        assert written.reader.bounds("acme", 1) is None, "the first one is not signed"
         written.sign(1)
-        assert written.reader.bounds("acme", BEGAN_NS + 3 * SECOND_NS) is None
+        assert written.reader.bounds("acme", 3) is None
         written.settle(3)
-        assert written.reader.bounds("acme", BEGAN_NS + 3 * SECOND_NS) is None, "it ended since then, but is not signed"
-        assert written.reader.bounds("nobody", None) is None
+        assert written.reader.bounds("acme", 3) is None, "it is there, but not signed"
+        assert written.reader.bounds("nobody", 1) is None
+        assert written.reader.first_seq_since("nobody", 0) is None
 
 
 class TestEntries:
@@ -379,6 +397,9 @@ class TestPlans:
         steps = plan(last_signed_statement("acme"))
         assert "USING INDEX receipts_unsigned" in steps
         assert "TEMP B-TREE" not in steps
+
+    def test_the_newest_is_found_at_the_end_of_an_index(self, plan) -> None:
+        assert plan(newest_statement("acme")).startswith("SEARCH receipts USING COVERING INDEX sqlite_autoindex")
 
     def test_entries_are_read_in_the_order_of_their_index(self, plan) -> None:
         position = LedgerPosition(last_unix_ns=9, created_unix_ns=5, transaction_id="rcpt_1")

@@ -2,6 +2,7 @@
 
 import re
 import resource
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -9,13 +10,17 @@ from pathlib import Path
 
 import opened_ledger
 import pytest
-from opened_ledger import imbalance, opened, settle
+from opened_ledger import imbalance, opened, rows, settle
+from past_the_ledger import tampering
+from sqlalchemy import text
 
 from metering.settlement import Settlement
 from metering.statements import MeterKey, SignedStatement, StatementChain
 from receipts import ledger as ledger_module
-from receipts.errors import LedgerUnavailable, LedgerUnusable
+from receipts.errors import DamagedReceipt, LedgerInUse, LedgerUnavailable, LedgerUnusable, SettlementRefused
 from receipts.ledger import Ledger
+from receipts.ledger_database import ReadingDatabase
+from receipts.ledger_schema import metadata
 
 ROOT = Path(opened_ledger.__file__).parents[2]
 _FULL_DISK = f"""
@@ -134,6 +139,140 @@ def test_a_file_that_is_no_database_is_left_alone(path: Path, content: bytes, sa
     with pytest.raises(LedgerUnusable, match=says):
         opened(f"sqlite:///{path}")
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        # Each in the way of a row by another of its unique columns; what is not named here is that row's own.
+        "INSERT OR REPLACE INTO accounts SELECT account, 1 FROM accounts",
+        "INSERT OR REPLACE INTO accounts (rowid, account, created_unix_ns) SELECT rowid, 'mine', 1 FROM accounts",
+        "INSERT OR REPLACE INTO api_keys SELECT sha256, account, 'mine', 1, NULL FROM api_keys",
+        (
+            "INSERT OR REPLACE INTO api_keys (rowid, sha256, account, name, created_unix_ns) "
+            "SELECT rowid, x'00', account, 'mine', 1 FROM api_keys"
+        ),
+        "INSERT OR REPLACE INTO receipts {columns} SELECT position, 'x', 'acme', 'x', 90, {rest}",
+        "INSERT OR REPLACE INTO receipts {columns} SELECT 90, receipt_id, 'acme', 'x', 90, {rest}",
+        "INSERT OR REPLACE INTO receipts {columns} SELECT 90, 'x', account, request_id, 90, {rest}",
+        "INSERT OR REPLACE INTO receipts {columns} SELECT 90, 'x', account, 'x', seq, {rest}",
+        (
+            "INSERT OR REPLACE INTO failed_attempts SELECT settlement_sha256, account, request_id, 0, 1, NULL, NULL "
+            "FROM failed_attempts"
+        ),
+        (
+            "INSERT OR REPLACE INTO failed_attempts (rowid, settlement_sha256, account, request_id, created_unix_ns) "
+            "SELECT rowid, x'00', account, request_id, 1 FROM failed_attempts"
+        ),
+        "INSERT OR REPLACE INTO entries SELECT transaction_id, unit, book_account, amount * 9, 1 FROM entries",
+        (
+            "REPLACE INTO entries (rowid, transaction_id, unit, book_account, amount, created_unix_ns) "
+            "SELECT rowid, 'mine', unit, book_account, amount, 1 FROM entries"
+        ),
+        "INSERT OR REPLACE INTO reversals SELECT transaction_id, 'x', 'mine', 1 FROM reversals",
+        "INSERT OR REPLACE INTO reversals SELECT 'x', reverses, 'mine', 1 FROM reversals",
+        (
+            "INSERT OR REPLACE INTO reversals (rowid, transaction_id, reverses, reason, created_unix_ns) "
+            "SELECT rowid, 'x', 'x', 'mine', 1 FROM reversals"
+        ),
+        "UPDATE OR REPLACE accounts SET account = 'acme' WHERE account = 'other'",
+        "UPDATE OR REPLACE api_keys SET rowid = 1 WHERE rowid = 2",
+        "UPDATE OR REPLACE api_keys SET rowid = 1, revoked_unix_ns = 9 WHERE rowid = 2",
+        "UPDATE OR REPLACE receipts SET position = 1 WHERE position = 2",
+        "UPDATE OR REPLACE receipts SET receipt_id = (SELECT receipt_id FROM receipts WHERE seq = 1) WHERE seq = 2",
+        "UPDATE OR REPLACE failed_attempts SET rowid = 1 WHERE rowid = 2",
+        "UPDATE OR REPLACE entries SET rowid = 1 WHERE rowid = 2",
+        "UPDATE OR REPLACE reversals SET rowid = 1 WHERE rowid = 2",
+    ],
+)
+def test_no_row_is_replaced_past_the_triggers_either(
+    path: Path, ledger: Ledger, make_settlement, statement: str
+) -> None:
+    """REPLACE deletes the row that is in its way, and fires no trigger on DELETE."""
+    ledger.create_key("other", "test")
+    stored = settle(ledger, make_settlement(1), make_settlement(2))
+    for number in (3, 4):
+        ledger.settle([make_settlement(number, outcome="failed")])
+    for each in stored:
+        ledger.reverse(each.receipt_id, "tried out")
+    before = [rows(ledger, table) for table in metadata.sorted_tables]
+    columns = "(position, receipt_id, account, request_id, seq, signed_bytes, signed_sha256, created_unix_ns)"
+    rest = "signed_bytes, signed_sha256, 1 FROM receipts WHERE seq = 1"
+    with sqlite3.connect(path) as other:
+        with pytest.raises(sqlite3.IntegrityError, match=r"append-only|its signature once|is revoked once"):
+            other.execute(statement.format(columns=columns, rest=rest))
+        other.rollback()
+    other.close()
+    assert [rows(ledger, table) for table in metadata.sorted_tables] == before
+
+
+# What a file can come to hold, whatever its columns are called.
+DAMAGES = [
+    "statement = CAST(x'ff00' AS TEXT)",
+    "statement_signature = x'ff00'",
+    "signed_bytes = 'text'",
+    "signed_bytes = 7",
+    "receipt_id = CAST(x'ff' AS TEXT)",
+    "account = CAST(x'61ff' AS TEXT)",
+    "seq = 'x'",
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_row_is_named_and_the_other_accounts_receipts_can_be_read(
+    path: Path, ledger: Ledger, make_settlement, damage: str
+) -> None:
+    ledger.create_key("other", "test")
+    settle(ledger, make_settlement(1))
+    (theirs,) = settle(ledger, make_settlement(2, "other"))
+    left = ledger.balance_usd_picos("other")
+    with tampering(f"sqlite:///{path}") as connection:
+        connection.execute(text(f"UPDATE receipts SET {damage} WHERE account = 'acme'"))  # noqa: S608 - the test's own
+    with pytest.raises(
+        LedgerUnusable, match=r"receipt (1|x) of account a\S+ is damaged: its row cannot be read"
+    ) as raised:
+        ledger.unsigned(100)
+    assert isinstance(raised.value, DamagedReceipt)
+    assert ledger.unsigned(100, excluding=[raised.value.account]) == [theirs]
+    assert ledger.cached_balance_usd_picos("other") == left, "nothing was written"
+
+
+@pytest.mark.parametrize("damage", DAMAGES[:4])
+def test_nothing_is_built_on_a_damaged_row_and_other_accounts_go_on(
+    path: Path, ledger: Ledger, make_settlement, damage: str
+) -> None:
+    ledger.create_key("other", "test")
+    settle(ledger, make_settlement(1))
+    ledger.close()
+    with tampering(f"sqlite:///{path}") as connection:
+        connection.execute(text(f"UPDATE receipts SET {damage}"))  # noqa: S608 - the test's own
+    again = opened(f"sqlite:///{path}")
+    with pytest.raises(SettlementRefused, match=r"receipt 1 of account acme, .* is damaged: its row cannot be read"):
+        again.settle([make_settlement(2, "other"), make_settlement(3)])
+    assert settle(again, make_settlement(2, "other"))[0].seq == 1
+    again.close()
+
+
+def test_a_reader_is_told_of_a_damaged_text_and_not_to_try_again(path: Path, ledger: Ledger, make_settlement) -> None:
+    settle(ledger, make_settlement(1))
+    with tampering(f"sqlite:///{path}") as connection:
+        connection.execute(text("UPDATE receipts SET model = CAST('geheim' || x'ff' AS TEXT)"))
+    reading = ReadingDatabase.open(f"sqlite:///{path}")
+    says = "a text in the ledger's database is damaged.*; `jc ledger check` says where"
+    with pytest.raises(LedgerUnusable, match=says) as raised, reading.snapshot() as connection:
+        connection.scalar(text("SELECT model FROM receipts"))
+    assert "geheim" not in f"{raised.value!r}{raised.value.__cause__!r}"
+    reading.close()
+
+
+def test_a_link_to_the_file_is_no_way_to_a_second_writer(path: Path, ledger: Ledger) -> None:
+    (path.parent / "elsewhere").mkdir()
+    link = path.parent / "elsewhere" / "link.sqlite3"
+    link.symlink_to(path)
+    with pytest.raises(LedgerInUse, match="is in use by process"):
+        opened(f"sqlite:///{link}")
+    ledger.close()
+    opened(f"sqlite:///{link}").close()
 
 
 def test_a_damaged_page_is_said_to_be_so_and_nothing_is_stored(path: Path, ledger: Ledger, make_settlement) -> None:

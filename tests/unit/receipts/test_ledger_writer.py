@@ -114,6 +114,31 @@ async def test_a_failed_commit_is_raised_to_all_and_the_next_one_goes_on(
         assert [each.seq for each in await gather(writer, settlements)] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("is_cancelled", [True, False])
+async def test_nobody_waits_for_a_writer_that_stopped_and_the_next_one_is_stored(
+    tmp_path: Path, make_settlement, is_cancelled: bool
+) -> None:
+    async with opened(tmp_path / "l.db") as (writer, disk):
+        disk.may_commit.clear()
+        settling = [asyncio.create_task(writer.settle(make_settlement(n))) for n in range(1, MAX_COMMIT + 9)]
+        await asyncio.sleep(0.01)
+        committing = writer._committing
+        assert committing is not None
+        if is_cancelled:
+            committing.cancel()
+        else:
+            disk.fails_with = SettlementRefused("nobody's", "a defect")
+            disk.may_commit.set()
+        async with asyncio.timeout(5):
+            outcomes = await asyncio.gather(*settling, return_exceptions=True)
+        assert {type(each) for each in outcomes} == {LedgerUnavailable}
+        with pytest.raises(asyncio.CancelledError if is_cancelled else AssertionError):
+            await committing
+        disk.fails_with = None
+        disk.may_commit.set()
+        assert (await asyncio.wait_for(writer.settle(make_settlement(1)), 5)).receipt_id == f"rcpt_{1:032x}"
+
+
 async def test_a_caller_that_gives_up_loses_nothing(tmp_path: Path, make_settlement) -> None:
     async with opened(tmp_path / "l.db") as (writer, disk):
         disk.may_commit.clear()
@@ -136,7 +161,7 @@ async def test_closing_commits_what_is_queued_and_lets_go(tmp_path: Path, make_s
     with pytest.raises(RuntimeError):
         await writer.settle(make_settlement(4))
     ledger = open_ledger(path)
-    assert ledger.unsigned_count() == 3
+    assert len(ledger.waiting()) == 3
     ledger.close()
 
 

@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from past_the_ledger import direct, tampering
+from sqlalchemy import text
 
 from metering.statements import SignedStatement
 from receipts.ledger import Ledger
@@ -83,7 +85,7 @@ async def test_receipts_are_signed_as_they_come(tmp_path: Path, group, make_sett
         await all_signed(writer, group, [1])
         await settle(writer, [make_settlement(n) for n in range(2, 10)])
         await all_signed(writer, group, range(2, 10))
-        assert await writer.call(Ledger.unsigned_count) == 0
+        assert len(await writer.call(Ledger.waiting)) == 0
         calls = len(signers.calls)
         await asyncio.sleep(0.05)
         assert len(signers.calls) == calls, "without work there is nothing to ask"
@@ -127,12 +129,42 @@ async def test_trouble_is_outlived_with_a_line_in_the_log(
     async with running(tmp_path / "l.db", signers) as writer:
         await settle(writer, [make_settlement(n, customer_tag="confidential") for n in (1, 2)])
         await signers.asked(4)
-        assert await writer.call(Ledger.unsigned_count) == 2
+        assert len(await writer.call(Ledger.waiting)) == 2
         signers.behave = group.sign
         await all_signed(writer, group, [1, 2])
     assert len(caplog.records) >= 4
     assert {each.levelno for each in caplog.records} <= {logging.WARNING, logging.ERROR}
     assert "confidential" not in caplog.text
+
+
+async def test_an_account_with_a_damaged_receipt_does_not_hold_up_the_others(
+    tmp_path: Path, group, make_settlement, caplog
+) -> None:
+    path = tmp_path / "l.db"
+    ledger = open_ledger(path, group.key_id)
+    ledger.settle([make_settlement(1), make_settlement(2, "other")])
+    ledger.close()
+    (sound,) = read_statement(path)
+    write_statement(path, "CAST(x'ff' AS TEXT)")
+    async with running(path, Signers(group)) as writer:
+        await all_signed(writer, group, [2], "other")
+        await settle(writer, [make_settlement(3, "other")])
+        await all_signed(writer, group, [3], "other")
+        assert writer.backlog.count == 1
+        assert "account acme: receipt 1 of account acme is damaged: its row cannot be read" in caplog.text
+        write_statement(path, f"'{sound}'")
+        await all_signed(writer, group, [1])
+
+
+def read_statement(path: Path) -> tuple[str]:
+    with direct(f"sqlite:///{path}") as connection:
+        return connection.execute(text("SELECT statement FROM receipts WHERE account = 'acme'")).one()
+
+
+def write_statement(path: Path, value: str) -> None:
+    with tampering(f"sqlite:///{path}") as connection:
+        change = f"UPDATE receipts SET statement = {value} WHERE account = 'acme'"  # noqa: S608 - the test's own
+        connection.exec_driver_sql(change)
 
 
 async def test_an_account_that_is_refused_does_not_hold_up_the_others(
@@ -146,7 +178,7 @@ async def test_an_account_that_is_refused_does_not_hold_up_the_others(
         await settle(writer, [make_settlement(n) for n in range(1, MAX_BATCH + 50)])
         await settle(writer, [make_settlement(n, "other") for n in range(1001, 1010)])
         await all_signed(writer, group, range(1001, 1010), "other")
-        assert await writer.call(Ledger.unsigned_count) == MAX_BATCH + 49
+        assert len(await writer.call(Ledger.waiting)) == MAX_BATCH + 49
         assert "account acme: receipt 1 is not signed: signer 1: fork" in caplog.text
         signers.behave = group.sign
         await all_signed(writer, group, [1, MAX_BATCH + 49])

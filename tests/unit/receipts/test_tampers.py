@@ -34,23 +34,8 @@ Json = Any
 
 def lines_of(group, account: str, length: int, tags: Callable[[int], str | None] = lambda _seq: None) -> list[bytes]:
     """An account's first receipts; their ends ascend by a second each."""
-    documents: list[bytes] = []
-    previous = None
-    for seq in range(1, length + 1):
-        number = int.from_bytes(f"{account}{seq}".encode()[-15:])
-        start = 1_782_219_000_000_000_000 + seq * 10**9
-        changes = {"customer_tag": tags(seq), "start_unix_ns": start}
-        documents.append(group.receipt(number, seq, previous, account, **changes))
-        previous = signed_hash(documents[-1])
-    return documents
-
-
-def signed_hash(document: bytes) -> str:
-    import hashlib
-
-    value = json.loads(document)
-    del value["verification"]["signature"]
-    return hashlib.sha256(canonical_bytes(value)).hexdigest()
+    start = 1_782_219_000_000_000_000
+    return group.chain(length, account, lambda seq: {"customer_tag": tags(seq), "start_unix_ns": start + seq * 10**9})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -126,7 +111,7 @@ def test_untampered_exports_pass(honest: Told) -> None:
     assert honest.notes.splitlines() == [
         "account acme: receipts 1 to 6; its chain ended at receipt 6 as of 2026-06-23T13:05:00Z",
         "account zeta: receipts 1 to 3; its chain ended at receipt 3 as of 2026-06-23T13:05:00Z",
-        f"account acme-eu: 4 receipts with tag night among 1 to 8, {OF_SELECTION}",
+        f"account acme-eu: 4 receipts with tag 'night' among 1 to 8, {OF_SELECTION}",
     ]
 
 
@@ -229,6 +214,10 @@ def manifest_with(export, **changes: Any):
         **{name: changes.pop(name) for name in list(changes) if name in value["selection"]},
     }
     return export.with_member(MANIFEST, canonical_bytes({**value, **changes, "selection": selection}) + b"\n")
+
+
+def previous_of(line: bytes) -> str:
+    return json.loads(line)["chain"]["prev_sha256"]
 
 
 def end_of(line: bytes) -> int:
@@ -488,7 +477,7 @@ def test_a_head_in_the_wrong_place(exports, verify) -> None:
 
 def test_two_heads_that_contradict_each_other(group, acme, make_export, verify) -> None:
     """Both truly signed: the group, or the operator with its consent, rolled a chain back."""
-    fork = group.receipt(99, 4, signed_hash(acme[2]))
+    fork = group.receipt(99, 4, previous_of(acme[3]))
     for shorter, as_of_unix_ns, says in (
         (acme[:4], SEALED_NS + 1, "the chain cannot end at receipt 6"),
         ([*acme[:3], fork], SEALED_NS - 1, "receipt 4 in"),
@@ -516,7 +505,8 @@ def test_members_added_hidden_or_left_out(exports, verify, make_tar) -> None:
         ((*export.members, ("more.txt", b""), sums), "SHA256SUMS does not list the members before it as they are"),
         ((*export.members[:2], *export.members[3:], sums), "SHA256SUMS does not list the members before it"),
         (hidden, "receipts 1 to 6 of account acme are missing"),
-        ((*export.members, export.members[0]), "manifest counts at the head of its archive only"),
+        ((*export.members, export.members[0]), "not its archive's first member"),
+        (sorted((*export.members, sums)), "the members were reordered or repacked"),
     ):
         findings = verify(acme=make_tar(*members), zeta=None, tagged=None).findings
         assert any(says in each for each in findings), says
@@ -542,6 +532,76 @@ def test_a_selection_tampered_with(acme, tagged, exports, verify) -> None:
         assert any(says in each for each in findings), says
     bare = dataclasses.replace(exports["tagged"], members=exports["tagged"].members[1:])
     assert any("are missing before" in each or "is missing before" in each for each in verify(tagged=bare).findings)
+
+
+def test_a_selection_given_with_other_receipts_of_its_account(
+    group, acme, tagged, exports, make_export, verify
+) -> None:
+    """A fork, or the same receipts twice: between a selection's gaps nobody can tell. In any order of the files."""
+    fork = group.receipt(99, 5, previous_of(tagged[4]), "acme-eu", customer_tag=TAG)
+    by_day = group.receipt(98, 5, previous_of(tagged[4]), "acme-eu", customer_tag="day")
+    head = group.head(tagged, "acme-eu")
+    whole = make_export(group, tagged, head, "acme-eu").to_tar()
+    forked = make_export(group, [tagged[1], fork], head, "acme-eu", customer_tag=TAG)
+    day = make_export(group, [by_day], head, "acme-eu", customer_tag="day").to_tar()
+    for selection, further, span, other in (
+        (exports["tagged"], whole, "2 to 8", "further-0/receipts/000001.ndjson"),
+        (forked, whole, "2 to 5", "further-0/receipts/000001.ndjson"),
+        (forked, tagged[3], "2 to 5", "further-0"),
+    ):
+        finding = (
+            f"tagged/manifest.json: its receipts {span} cannot be compared with those in {other}, which overlap them; "
+            "verify them one at a time"
+        )
+        assert verify(further, acme=None, zeta=None, tagged=selection).findings == [finding]
+    (finding,) = verify(day, tagged=forked).findings
+    assert finding.startswith("further-0/manifest.json: its receipts 5 to 5 cannot be compared with those in tagged/")
+    (finding,) = verify(forked.to_tar(), tagged=day).findings
+    assert finding.startswith("further-0/manifest.json: its receipts 2 to 5 cannot be compared with those in tagged/")
+
+
+def test_selections_of_one_account_that_do_not_overlap(group, tagged, make_export, verify) -> None:
+    """But a later head that names another receipt than the earlier selection holds is compared with it."""
+    of_january = (group.head(tagged[:5], "acme-eu", as_of_unix_ns=SEALED_NS - 5), "acme-eu")
+    january = make_export(group, [tagged[1], tagged[4]], *of_january, customer_tag=TAG)
+    february = make_export(
+        group,
+        [tagged[7]],
+        group.head(tagged[5:], "acme-eu", first_seq=6),
+        "acme-eu",
+        customer_tag=TAG,
+        since_unix_ns=end_of(tagged[5]),
+    )
+    assert verify(february.to_tar(), tagged=january).findings == []
+    fork = group.receipt(99, 5, previous_of(tagged[4]), "acme-eu", customer_tag=TAG)
+    head = group.head(tagged[4:], "acme-eu", first_seq=5, as_of_unix_ns=SEALED_NS)
+    forked = make_export(group, [tagged[1], fork], group.head(tagged[:6], "acme-eu"), "acme-eu", customer_tag=TAG)
+    later = february.with_member("heads/acme-eu.json", head)
+    assert any("receipt 5 in tagged" in each for each in verify(later.to_tar(), tagged=forked).findings)
+
+
+def test_exports_that_overlap(group, acme, make_export, verify) -> None:
+    """The whole range is named, and no receipt is counted twice."""
+    older = make_export(group, acme[:4], group.head(acme[:4], as_of_unix_ns=SEALED_NS - 5)).to_tar()
+    newer = make_export(group, acme, group.head(acme)).to_tar()
+    for first, second in ((older, newer), (newer, older)):
+        told = verify(second, acme=first, zeta=None, tagged=None)
+        assert told.passed == LENGTH
+        # A head that names a receipt within what was read before it asks to be read first.
+        *_head, finding = told.findings
+        assert len(told.findings) == 1 + (first == newer)
+        assert finding.startswith("further-0/receipts/000001.ndjson:1: rcpt_")
+        assert (
+            ": given twice: receipts 1 to 4 of account acme, here and after acme/receipts/000001.ndjson:1; "
+            "of exports that overlap give the newest only"
+        ) in finding
+
+
+def test_a_tag_cannot_speak_for_the_check(group, make_export, verify) -> None:
+    tag = "x among 1 to 6; receipts 1 to 6; its chain ended"
+    lines = lines_of(group, "acme", 2, lambda _seq: tag)
+    told = verify(acme=make_export(group, lines, group.head(lines), customer_tag=tag), zeta=None, tagged=None)
+    assert f"2 receipts with tag '{tag}' among 1 to 2, where" in told.notes
 
 
 def test_a_forked_selection(group, tagged, exports, verify) -> None:
@@ -579,13 +639,13 @@ def test_told_a_full_export_turned_into_a_selection(acme, exports, verify) -> No
     some = of_lines(manifest_with(exports["acme"], customer_tag=TAG), acme[::2])
     told = verify(acme=some, zeta=None, tagged=None)
     assert told.findings == []
-    assert told.notes == f"account acme: 3 receipts with tag night among 1 to 6, {OF_SELECTION}"
+    assert told.notes == f"account acme: 3 receipts with tag 'night' among 1 to 6, {OF_SELECTION}"
 
 
 def test_told_a_selection_with_receipts_left_out(tagged, exports, verify) -> None:
     told = verify(tagged=of_lines(exports["tagged"], [tagged[1], tagged[7]]))
     assert told.findings == []
-    assert "account acme-eu: 2 receipts with tag night" in told.notes
+    assert "account acme-eu: 2 receipts with tag 'night'" in told.notes
     assert "whether these are all with that tag cannot be checked" in told.notes
 
 

@@ -20,6 +20,7 @@ from receipts.canonical import canonical_bytes
 from receipts.document import document_from, signed_bytes, with_signature
 from receipts.errors import CannotVerify
 from receipts.verify import Finding, VerificationReport, public_key_from_hex, verify_paths
+from receipts.verify_chain import AccountChains, Link, Place
 
 LENGTH = 6
 
@@ -167,6 +168,8 @@ def test_every_changed_member_is_caught_even_when_reformatted(group, receipt: by
         (lambda text: "[" * 5000 + text, "nested deeper than 16 levels"),
         (lambda text: text + " " * 70_000, "larger than 65536 bytes"),
         (lambda text: text.replace("receipt/v1", "receipt/v2"), "unknown typ 'joule-mesh.receipt/v2'"),
+        (lambda text: text.replace('"typ"', '"type"'), ": it has no typ; known are joule-mesh.receipt/v1"),
+        (lambda text: "{}", ": it has no typ; known are joule-mesh.receipt/v1"),
         (lambda text: "", "the file is empty"),
         (lambda text: "hello", "not JSON"),
     ],
@@ -342,7 +345,7 @@ def test_pieces_of_a_chain_are_joined_across_files(group, chain, tmp_path: Path)
     second.write_bytes(b"\n".join(chain[1:3]))
     third.write_bytes(chain[5])
     (finding,), _ = verify(group, first, second, third)
-    assert "seq 2 is given twice: receipts 1 to 5 of account acme are in" in finding
+    assert f"given twice: receipts 2 to 3 of account acme, here and after {first}:1" in finding
 
 
 def test_a_gap_does_not_hide_in_the_failure_of_another_receipt(group, chain, tmp_path: Path) -> None:
@@ -352,13 +355,70 @@ def test_a_gap_does_not_hide_in_the_failure_of_another_receipt(group, chain, tmp
     assert "receipts 2 to 3 of account acme are missing before seq 4" in findings[1]
 
 
-def test_memory_is_bounded_even_where_every_line_leaves_a_gap(group, tmp_path: Path) -> None:
-    path = tmp_path / "gaps.ndjson"
-    path.write_bytes(b"".join(group.receipt(seq, seq, "ab" * 32) + b"\n" for seq in range(2, 5000, 2)))
+def link(seq: int, file: str = "") -> Link:
+    """A receipt whose hash is its seq."""
+    previous = f"{seq - 1:064}" if seq > 1 else None
+    place = Place(file=file or f"{seq}.json", line=None, receipt_id=f"rcpt_{seq:032x}")
+    return Link(seq=seq, prev_sha256=previous, sha256=f"{seq:064}", place=place)
+
+
+def test_any_number_of_files_in_any_order() -> None:
+    """More than the pieces that are kept, of which none fits to the one before."""
+    count = 80_000
+    order = list(range(1, count + 1))
+    random.Random(5).shuffle(order)
+    chains = AccountChains()
+    assert not any(chains.add("acme", link(seq)) for seq in order)
+    assert list(chains.finish()) == []
+    assert list(chains.notes()) == [f"account acme: receipts 1 to {count}; ends not checked: no account head was given"]
+
+
+def test_a_gap_is_found_when_pieces_were_joined_on_the_way() -> None:
+    chains = AccountChains()
+    for seq in [*range(70_000, 1, -1)]:
+        if seq != 300:
+            assert chains.add("acme", link(seq)) == ()
+    (fault,) = chains.finish()
+    assert (fault.place.file, fault.fault) == ("301.json", "receipt 300 of account acme is missing before seq 301")
+
+
+def test_memory_is_bounded_even_where_every_line_leaves_a_gap() -> None:
+    """It is said once that there are too many gaps, and none of the receipts is called missing."""
+    chains = AccountChains()
+    (fault,) = (fault for seq in range(2, 140_000, 2) for fault in chains.add("acme", link(seq, "gaps.ndjson")))
+    assert chains._chains["acme"].pieces == []
+    assert fault.place == Place(file="gaps.ndjson", line=None, receipt_id=None)
+    assert "too many gaps" in fault.fault
+    assert list(chains.finish()) == []
+    assert list(chains.notes()) == ["account acme: its chain was not checked"]
+
+
+def test_a_forked_file_given_twice_is_counted_once(group, chain, tmp_path: Path) -> None:
+    fork = group.receipt(99, 3, json.loads(chain[2])["chain"]["prev_sha256"])
+    for name in ("a.ndjson", "b.ndjson"):
+        (tmp_path / name).write_bytes(b"\n".join([*chain[:2], fork, *chain[3:]]))
+    findings, report = verify(group, tmp_path / "a.ndjson", tmp_path / "b.ndjson")
+    assert (len(findings), report.passed) == (3, LENGTH - 1)
+
+
+def test_findings_beyond_a_thousand_of_a_file_are_counted_only(group, chain, tmp_path: Path) -> None:
+    bomb, other = tmp_path / "bomb.ndjson.gz", tmp_path / "other.ndjson"
+    bomb.write_bytes(gzip.compress(b"\n" * 70_000))
+    other.write_bytes(b"\n" * 2 + chain[0])
+    report = verify_paths([bomb, other], group.public_key)
+    shown = list(report)
+    assert [each.file for each in shown] == [str(bomb)] * 1000 + [str(other)] * 2
+    assert report.summary == "Verified: 1 passed, 70002 failed"
+    assert report.notes[0] == f"69000 more failures in {bomb} are not shown"
+
+
+def test_blank_lines_before_receipts_are_not_the_end(group, chain, tmp_path: Path) -> None:
+    path = tmp_path / "receipts"
+    path.write_bytes(b"\n" * 70_000 + chain[0])
     report = verify_paths([path], group.public_key)
-    pieces = [len(report._chains._chains["acme"].pieces) for _ in report]
-    assert (len(pieces), report.passed) == (2498, 1)
-    assert max(pieces) < 1100
+    assert "not JSON" in next(iter(report)).fault
+    path.write_bytes(b" \n" * 70_000)
+    assert verify_paths([path], group.public_key).passed == 0
 
 
 class TestAccountHeads:
@@ -421,7 +481,7 @@ def tar(folder: Path, name: str, option: str, *members: str) -> Path:
 
 
 class TestArchives:
-    @pytest.mark.parametrize(("name", "option"), [("e.tar", ""), ("e.tgz", "z"), ("e.tar.bz2", "j"), ("e.tar.xz", "J")])
+    @pytest.mark.parametrize(("name", "option"), [("e.tar", ""), ("e.tgz", "z")])
     def test_an_archive_is_read_whatever_its_compression(
         self, group, chain, tmp_path: Path, name: str, option: str
     ) -> None:
@@ -443,7 +503,7 @@ class TestArchives:
         (finding,), _ = verify(group, tar(tmp_path, "e.tar", "", "r.json"))
         assert finding.endswith(": not in canonical form")
 
-    @pytest.mark.parametrize(("name", "option"), [("e.tar", ""), ("e.tgz", "z"), ("e.tar.xz", "J")])
+    @pytest.mark.parametrize(("name", "option"), [("e.tar", ""), ("e.tgz", "z")])
     def test_an_archive_cut_anywhere_is_caught(self, group, chain, tmp_path: Path, name: str, option: str) -> None:
         for place, document in enumerate(chain):
             (tmp_path / f"{place}.json").write_bytes(document)
@@ -485,7 +545,7 @@ class TestArchives:
     def test_an_archive_without_receipts_is_no_success(self, group, tmp_path: Path) -> None:
         (tmp_path / "README.txt").write_text("nothing here")
         (finding,), _ = verify(group, tar(tmp_path, "e.tar", "", "README.txt"))
-        assert finding.endswith("the archive holds no .ndjson or .json file")
+        assert "the archive holds no receipts" in finding
 
     def test_a_link_cannot_stand_in_for_receipts(self, group, tmp_path: Path) -> None:
         (tmp_path / "r.ndjson").symlink_to("/etc/passwd")

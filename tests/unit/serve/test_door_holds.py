@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from http import HTTPStatus
 from typing import Any
@@ -71,7 +71,7 @@ class FakePools:
         self.attempts = list(attempts)
 
     async def __call__(
-        self, pool: str, request_id: str, context: bytes, body: Mapping[str, Any]
+        self, pool: str, request_id: str, context: bytes, body: Mapping[str, Any], limits: Iterable[float]
     ) -> AsyncGenerator[ReplicaItem, None]:
         self.ledger.calls.append("run")
         self.ledger.has_run.set()
@@ -95,6 +95,16 @@ async def dying() -> AsyncGenerator[ReplicaItem, None]:
 async def dying_later() -> AsyncGenerator[ReplicaItem, None]:
     yield _STARTED
     raise AttemptFailed("replica died", "killed")
+
+
+async def charged_later() -> AsyncGenerator[ReplicaItem, None]:
+    raise AttemptFailed("timeout", "it hangs, and its meter could not be told", may_be_charged=True)
+    yield _STARTED
+
+
+async def answering_and_charged_later() -> AsyncGenerator[ReplicaItem, None]:
+    yield _STARTED
+    raise AttemptFailed("its receipt cannot be stored now", "disk full", may_be_charged=True)
 
 
 async def refusing() -> AsyncGenerator[ReplicaItem, None]:
@@ -232,6 +242,28 @@ async def test_an_answer_that_breaks_off_leaves_no_hold():
     with pytest.raises(AttemptFailed):
         await anext(answer.items)
     assert ledger.live == set()
+
+
+@pytest.mark.parametrize(
+    "attempts", [[charged_later, charged_later], [charged_later, dying], [charged_later, refusing]]
+)
+async def test_an_attempt_that_may_be_charged_leaves_its_hold_to_the_receipt_or_the_lease(attempts: list[Attempt]):
+    ledger = FakeLedger()
+    door = make_door(ledger, *attempts)
+    with pytest.raises(RequestRefused):
+        await ask(door)
+    assert ledger.live == {_REQUEST}
+    assert not door._holds._open, "it isn't renewed any more"
+
+
+async def test_an_answer_whose_receipt_comes_later_leaves_its_hold_to_it():
+    ledger = FakeLedger()
+    door = make_door(ledger, answering_and_charged_later)
+    answer = await ask(door)
+    with pytest.raises(AttemptFailed):
+        await anext(answer.items)
+    assert ledger.live == {_REQUEST}
+    assert not door._holds._open, "it isn't renewed any more"
 
 
 async def test_a_client_that_goes_before_the_answer_leaves_its_hold_to_the_receipt_or_the_lease():

@@ -45,10 +45,18 @@ def test_a_limit_bounds_the_output_and_the_bodys_bytes_bound_the_input():
         {"max_tokens": 1, "content": "語" * (_CONTEXT // 3)},
         {"max_tokens": 1, "tools": [{"description": "x" * _CONTEXT}]},
         {"max_tokens": 1, "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}]},
+        {"max_tokens": 1, "content": [{"type": "text", "text": "x"}, {"type": "video_url", "video_url": {"url": "x"}}]},
+        {"max_tokens": 1, "content": [{"type": "input_audio", "input_audio": {"data": "eA==", "format": "wav"}}]},
+        {"max_tokens": 1, "content": [{"audio_url": {"url": "https://x/y.wav"}}]},
     ],
 )
 def test_what_is_not_bounded_by_less_is_the_whole_context(members):
     assert most_tokens(chat(**members), _CONTEXT) == _CONTEXT
+
+
+def test_parts_of_text_are_text():
+    request = chat([{"type": "text", "text": "x"}, {"type": "text", "text": "y"}], max_tokens=1)
+    assert most_tokens(request, _CONTEXT) == request.body_bytes + TEMPLATE_TOKENS + 1
 
 
 def test_each_choice_may_take_as_much():

@@ -11,19 +11,25 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.exceptions import RayTaskError
 from starlette.responses import JSONResponse
 
 from receipts.errors import ReadersBusy
 from receipts.ledger_csv import csv_header
 from receipts.ledger_reader import LedgerPosition
 from receipts.receipt_query import ReceiptQuery, ReceiptsPage
-from receipts.signing_errors import QuorumUnavailable
+from receipts.signing_errors import HeadRefused, QuorumUnavailable
 from serve.errors import RequestRefused
 from serve.receipt_routes import PageCursor, ReceiptRoutes, ReceiptsWanted, invalid_parameter, receipt_query
 
 NOW_NS = 1_782_219_834_000_123_456
 DAY_NS = 86_400 * 10**9
 HEAD = b'{"typ":"joule-mesh.account-head/v1"}'
+
+
+def as_ray_raises(error: Exception) -> Exception:
+    """As an actor's caller gets it: of the error's class, and with a traceback for a text."""
+    return RayTaskError("head", "Traceback: this and that", error).as_instanceof_cause()
 
 
 class Remote:
@@ -45,6 +51,7 @@ class FakeLedger:
         self.head: bytes | None = HEAD
         self.csv_pages = [b"one\r\n", b"two\r\n", b"three\r\n"]
         self.csv_fails_at: int | None = None
+        self.csv_fails_times = 99
         self.heads_asked: list[tuple[str, int | None]] = []
         self.lines_asked: list[LedgerPosition] = []
         self.account_of = Remote({"jc_LIVE_acme": "acme"}.get)
@@ -72,7 +79,8 @@ class FakeLedger:
     def _lines(self, account: str, after: LedgerPosition, limit: int) -> tuple[bytes, LedgerPosition | None]:
         self.lines_asked.append(after)
         page = after.entries_read
-        if page == self.csv_fails_at:
+        if page == self.csv_fails_at and self.csv_fails_times:
+            self.csv_fails_times -= 1
             raise ReadersBusy("full")
         last = page == len(self.csv_pages) - 1
         return self.csv_pages[page], None if last else LedgerPosition(entries_read=page + 1)
@@ -84,7 +92,12 @@ def ledger() -> FakeLedger:
 
 
 @pytest.fixture
-def app(ledger: FakeLedger) -> FastAPI:
+def waited_s() -> list[float]:
+    return []
+
+
+@pytest.fixture
+def app(ledger: FakeLedger, waited_s: list[float]) -> FastAPI:
     """The routes with the handlers that the ingress gives them."""
 
     async def account(request: Request) -> str:
@@ -100,8 +113,11 @@ def app(ledger: FakeLedger) -> FastAPI:
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         return await refused(request, invalid_parameter(error))
 
+    async def sleep(seconds: float) -> None:
+        waited_s.append(seconds)
+
     app = FastAPI()
-    ReceiptRoutes(account, ledger).add_to(app)
+    ReceiptRoutes(account, ledger, sleep=sleep).add_to(app)
     app.add_exception_handler(RequestRefused, refused)
     app.add_exception_handler(RequestValidationError, invalid)
     return app
@@ -141,16 +157,17 @@ async def test_as_lines_the_next_page_is_in_the_link(app: FastAPI) -> None:
     assert answer.headers["content-type"] == "application/x-ndjson"
     for expected in ([1, 2, 3], [4, 5, 6]):
         assert [json.loads(line)["chain"]["seq"] for line in answer.content.splitlines()] == expected
-        path = answer.links["next"]["url"]
-        assert path.startswith("/v1/receipts?limit=3&customer_tag=a%26b&after=")
-        assert path.count("after=") == 1
-        answer = await get(app, path, Accept="text/html, application/x-ndjson;q=0.9")
+        query = answer.links["next"]["url"]
+        assert query.startswith("?limit=3&customer_tag=a%26b&after="), "relative to wherever a proxy has it"
+        assert query.count("after=") == 1
+        answer = await get(app, f"/v1/receipts{query}", Accept="text/html, application/x-ndjson;q=0.9")
     assert [json.loads(line)["chain"]["seq"] for line in answer.content.splitlines()] == [7]
     assert "link" not in answer.headers
 
 
 async def test_an_empty_page_is_an_empty_list(app: FastAPI) -> None:
-    answer = await get(app, f"/v1/receipts?after={PageCursor(after_seq=7, first_seq=0, last_seq=0, asked_unix_ns=5)}")
+    cursor = PageCursor(after_seq=7, first_seq=0, last_seq=0, asked_unix_ns=5, digest=ReceiptsWanted().digest())
+    answer = await get(app, f"/v1/receipts?after={cursor}")
     assert answer.json() == {"object": "list", "data": [], "has_more": False, "next": None}
 
 
@@ -176,9 +193,12 @@ async def test_later_pages_count_back_from_when_the_first_was_asked(app: FastAPI
         ("since=", "since"),
         ("order=up", "order"),
         ("after=7", "after"),
-        ("after=0-0-0-0", "after"),
-        ("after=99999999999999999999-0-0-1", "after"),
-        ("after=9999999999999999999-0-0-1", "after"),
+        ("after=1-0-0-1", "after"),
+        (f"after=0-0-0-0-{'0' * 16}", "after"),
+        (f"after=99999999999999999999-0-0-1-{'0' * 16}", "after"),
+        (f"after=9999999999999999999-0-0-1-{'0' * 16}", "after"),
+        ("limit=2&limit=3", "limit"),
+        ("model=a&model=b", "model"),
         ("first_seq=0", "first_seq"),
         ("last_seq=9223372036854775808", "last_seq"),
         ("customer_tag=", "customer_tag"),
@@ -196,6 +216,25 @@ async def test_a_bad_value_is_named(app: FastAPI, ledger: FakeLedger, query: str
     assert ledger.asked == []
 
 
+@pytest.mark.parametrize(
+    "changed", ["first_seq=5", "last_seq=2", "order=desc", "since=0s", "customer_tag=red", "since=2d", "region=north"]
+)
+async def test_a_cursor_goes_with_the_parameters_that_it_came_with(app: FastAPI, ledger: FakeLedger, changed) -> None:
+    cursor = (await get(app, "/v1/receipts?limit=2&since=1d")).json()["next"]
+    answer = await get(app, f"/v1/receipts?{changed}&after={cursor}")
+    assert (answer.status_code, answer.json()["param"]) == (400, "after")
+    assert "another selection or order" in answer.json()["message"]
+    assert len(ledger.asked) == 1
+    assert (await get(app, f"/v1/receipts?limit=3&order=asc&since=1d&after={cursor}")).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/receipts/head", "/v1/ledger.csv"])
+async def test_a_time_is_given_once(app: FastAPI, path: str) -> None:
+    answer = await get(app, f"{path}?since=1d&since=2d")
+    assert (answer.status_code, answer.json()["param"]) == (400, "since")
+    assert "2 times" in answer.json()["message"]
+
+
 @pytest.mark.parametrize("path", ["/v1/receipts", "/v1/receipts/head", "/v1/ledger.csv"])
 async def test_no_key_no_answer(app: FastAPI, ledger: FakeLedger, path: str) -> None:
     answer = await get(app, path, Authorization="Bearer jc_LIVE_other")
@@ -204,10 +243,10 @@ async def test_no_key_no_answer(app: FastAPI, ledger: FakeLedger, path: str) -> 
 
 
 async def test_too_many_readers_are_asked_to_come_again(app: FastAPI, ledger: FakeLedger) -> None:
-    ledger.fails = ReadersBusy("too many")
+    ledger.fails = ReadersBusy("the account reads too much at once; wait")
     answer = await get(app, "/v1/receipts")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-    assert "try again" in answer.json()["message"]
+    assert answer.json()["message"] == "the account reads too much at once; wait"
 
 
 async def test_the_head_as_it_was_signed(app: FastAPI, ledger: FakeLedger) -> None:
@@ -224,7 +263,18 @@ async def test_no_head_without_a_signed_receipt_or_enough_signers(app: FastAPI, 
     answer = await get(app, "/v1/receipts/head")
     assert answer.status_code == 503
     assert int(answer.headers["retry-after"]) > 0
+    assert "too few signers answer" in answer.json()["message"]
     assert (await get(app, "/v1/receipts/head?since=never")).status_code == 400
+
+
+async def test_a_head_that_the_signers_refuse_says_why_and_what_to_do(app: FastAPI, ledger: FakeLedger, caplog) -> None:
+    why = "the account head of acme is not signed: signer 1: its time is -90 s off this signer's clock"
+    ledger.fails = as_ray_raises(HeadRefused(why))
+    answer = await get(app, "/v1/receipts/head")
+    assert answer.status_code == 503
+    assert int(answer.headers["retry-after"]) > 0
+    assert answer.json()["message"] == f"{why}; try again in a moment, and if that stays so, tell the operator"
+    assert caplog.messages == [why]
 
 
 async def test_the_csv_comes_page_by_page(app: FastAPI, ledger: FakeLedger) -> None:
@@ -241,7 +291,17 @@ async def test_a_csv_that_cannot_begin_is_an_error_and_not_an_empty_file(app: Fa
     assert (await get(app, "/v1/ledger.csv")).status_code == 503
 
 
-async def test_a_csv_that_breaks_off_does_not_end_as_if_it_were_whole(app: FastAPI, ledger: FakeLedger) -> None:
+async def test_a_csv_outlasts_a_busy_moment(app: FastAPI, ledger: FakeLedger, waited_s: list[float]) -> None:
+    ledger.csv_fails_at, ledger.csv_fails_times = 1, 3
+    answer = await get(app, "/v1/ledger.csv")
+    assert answer.content == csv_header() + b"one\r\ntwo\r\nthree\r\n"
+    assert len(waited_s) == 3
+    assert 1 < sum(waited_s) < 10
+
+
+async def test_a_csv_that_breaks_off_does_not_end_as_if_it_were_whole(
+    app: FastAPI, ledger: FakeLedger, caplog: pytest.LogCaptureFixture
+) -> None:
     ledger.csv_fails_at = 2
     sent: list[dict[str, Any]] = []
 
@@ -265,6 +325,7 @@ async def test_a_csv_that_breaks_off_does_not_end_as_if_it_were_whole(app: FastA
     }
     with pytest.raises(ReadersBusy):
         await app(scope, receive, send)
+    assert caplog.messages == ["a ledger.csv broke off: full"]
     assert b"".join(each.get("body", b"") for each in sent).endswith(b"one\r\ntwo\r\n")
     assert sent[-1]["more_body"] is True, "the server cuts the connection of an answer that has not ended"
 
@@ -283,9 +344,15 @@ async def test_the_parameters_are_in_the_schema(app: FastAPI) -> None:
         assert [each["name"] for each in paths[path]["get"]["parameters"]] == ["since"]
 
 
-@given(st.integers(1, 2**63 - 1), *[st.integers(0, 2**63 - 1)] * 3)
-def test_a_cursor_is_read_as_it_was_written(after_seq: int, first_seq: int, last_seq: int, asked_unix_ns: int) -> None:
-    cursor = PageCursor(after_seq=after_seq, first_seq=first_seq, last_seq=last_seq, asked_unix_ns=asked_unix_ns)
+@given(
+    st.integers(1, 2**63 - 1), *[st.integers(0, 2**63 - 1)] * 3, st.text("0123456789abcdef", min_size=16, max_size=16)
+)
+def test_a_cursor_is_read_as_it_was_written(
+    after_seq: int, first_seq: int, last_seq: int, asked_unix_ns: int, digest: str
+) -> None:
+    cursor = PageCursor(
+        after_seq=after_seq, first_seq=first_seq, last_seq=last_seq, asked_unix_ns=asked_unix_ns, digest=digest
+    )
     assert PageCursor.parse(str(cursor)) == cursor
 
 
@@ -296,7 +363,9 @@ def test_no_other_text_breaks_the_cursor(text: str) -> None:
     except RequestRefused as refused:
         assert refused.param == "after"
     else:
-        assert [int(each) for each in text.split("-")] == [int(each) for each in str(cursor).split("-")]
+        *numbers, digest = text.split("-")
+        *expected, expected_digest = str(cursor).split("-")
+        assert ([int(each) for each in numbers], digest) == ([int(each) for each in expected], expected_digest)
 
 
 def test_the_account_is_the_keys_and_never_a_parameter() -> None:

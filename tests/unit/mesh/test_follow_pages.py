@@ -2,8 +2,8 @@
 
 import pytest
 
+from mesh.client import Page, follow_pages
 from mesh.errors import MeshAway, MeshError, NotRunning
-from mesh.receipt_pages import Page, receipt_pages
 from mesh.retry import RETRY_WAITS_S
 
 
@@ -21,7 +21,7 @@ class Answers:
         return answer
 
     def pages(self) -> list[bytes]:
-        return list(receipt_pages(self.fetch, "first", sleep=self.waited_s.append))
+        return list(follow_pages(self.fetch, "first", sleep=self.waited_s.append))
 
 
 def page(lines: bytes, next_path: str | None = None) -> Page:
@@ -36,7 +36,7 @@ def test_pages_are_followed_to_the_end_and_empty_ones_left_out() -> None:
 
 def test_a_page_is_fetched_when_it_is_wanted() -> None:
     answers = Answers(first=[page(b"1\n", "second")], second=[])
-    assert next(receipt_pages(answers.fetch, "first", sleep=answers.waited_s.append)) == b"1\n"
+    assert next(follow_pages(answers.fetch, "first", sleep=answers.waited_s.append)) == b"1\n"
 
 
 def test_a_page_that_does_not_come_is_asked_for_again() -> None:
