@@ -283,8 +283,16 @@ class _Check:
 
     def _check_failed_attempts(self, connection: Connection) -> None:
         self.place = "failed attempts"
+        charged = (
+            select(receipts.c.statement)
+            .where(
+                receipts.c.account == failed_attempts.c.account, receipts.c.request_id == failed_attempts.c.request_id
+            )
+            .limit(1)
+            .scalar_subquery()
+        )
         query = (
-            select(failed_attempts, accounts.c.account.label("known_account"))
+            select(failed_attempts, accounts.c.account.label("known_account"), charged.label("charged_statement"))
             .select_from(failed_attempts.outerjoin(accounts, failed_attempts.c.account == accounts.c.account))
             .order_by(failed_attempts.c.settlement_sha256)
         )
@@ -306,10 +314,15 @@ class _Check:
             self.counts["unstated_failures"] += 1
             return
         statement = self._stated(row)
-        if statement is not None and (statement.outcome, statement.microjoules) != ("failed", None):
-            self._found(
-                f"its meter states {statement.microjoules} microjoules, {statement.outcome}: that is no failure"
-            )
+        if statement is None:
+            return
+        if statement.outcome == "failed":
+            if statement.microjoules is not None:
+                self._found(f"its meter bills {statement.microjoules} microjoules for an attempt that failed")
+        elif row.charged_statement in (None, row.statement):
+            self._found(f"its meter says that it {statement.outcome}, and no other attempt at the request is charged")
+        elif statement.microjoules != row.energy_microjoules:
+            self._found(f"its energy is {row.energy_microjoules}, its meter states {statement.microjoules}")
 
     def _check_reversals(self, connection: Connection) -> None:
         self.place = "reversals"

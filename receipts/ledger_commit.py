@@ -4,15 +4,15 @@ import hashlib
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Self
+from typing import Any, Final, Self
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, Row, insert, select
 
 from metering.settlement import Settlement
 from metering.statements import SignedStatement
 from receipts.document import Receipt, signed_bytes
 from receipts.draft import RequestContext, draft_receipt
-from receipts.errors import InvalidDocument, SettlementRefused
+from receipts.errors import DamagedReceipt, InvalidDocument, SettlementRefused
 from receipts.ledger_books import METER, OVERHEAD, REVENUE, EntryRow, transfer
 from receipts.ledger_chains import ExaminedHeads, Head, heads
 from receipts.ledger_rows import STORED, customer_book, stored_receipt
@@ -53,7 +53,7 @@ class SettlementCommit:
         """Read what is already there for these settlements: a query per table, not per settlement."""
         ids = [_receipt_id(each) for each in settlements]
         found = connection.execute(select(*STORED).where(receipts.c.receipt_id.in_(ids)))
-        known = {row.receipt_id: stored_receipt(row) for row in found}
+        known = {row.receipt_id: _stored(row) for row in found}
         wasted = [
             _settlement_hash(each) for each in settlements if each.outcome == "failed" or _receipt_id(each) in known
         ]
@@ -216,6 +216,14 @@ def context_of(settlement: Settlement) -> RequestContext:
     ):
         raise SettlementRefused(settlement.request_id, "its meter's statement is not text that can be stored")
     return context
+
+
+def _stored(row: "Row[*tuple[Any, ...]]") -> StoredReceipt:
+    """The receipt that a settlement has already; one that cannot be read refuses that settlement and no other."""
+    try:
+        return stored_receipt(row)
+    except DamagedReceipt as damaged:
+        raise SettlementRefused(str(row.receipt_id).removeprefix("rcpt_"), str(damaged)) from damaged
 
 
 def _receipt_id(settlement: Settlement) -> str:

@@ -228,11 +228,11 @@ TAMPERS: dict[str, tuple[str, str]] = {
     "a failed attempt's account": ("UPDATE failed_attempts SET account = 'gone'", "there is no such account"),
     "a failed attempt's outcome": (
         "UPDATE failed_attempts SET statement = replace(statement, '\"failed\"', '\"aborted\"')",
-        "its meter states None microjoules, aborted: that is no failure",
+        "its meter says that it aborted, and no other attempt at the request is charged",
     ),
     "a failed attempt that is billed": (
         "UPDATE failed_attempts SET statement = replace(statement, 'microjoules\"\\:null', 'microjoules\"\\:5')",
-        "its meter states 5 microjoules, failed: that is no failure",
+        "its meter bills 5 microjoules for an attempt that failed",
     ),
     "a failed attempt's name": (
         (
@@ -558,3 +558,28 @@ def test_flipped_bytes_on_the_disk_are_findings_and_not_the_end(sound_file: Path
 def test_a_file_that_is_not_there_is_not_sound(tmp_path: Path) -> None:
     with pytest.raises(LedgerUnavailable, match=r"there is no ledger .*/none\.sqlite3; a mesh makes one"):
         checked(f"sqlite:///{tmp_path}/none.sqlite3", None)
+
+
+def test_two_attempts_at_a_request_of_which_one_is_charged(tmp_path: Path, group, make_settlement) -> None:
+    """Both meters stated theirs; the one that isn't charged is checked against its own statement."""
+    url = f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
+    chain = StatementChain(MeterKey(bytes(range(32))), None)
+    ledger = opened(url, group.key_id)
+    ledger.create_key("acme", "test")
+    for _ in range(2):
+        settlement = make_settlement(1)
+        statement = chain.state(
+            request_id=settlement.request_id,
+            outcome="finished",
+            microjoules=settlement.energy.total_microjoules,
+            counted_microjoules=10**9,
+            open_ns=0,
+        )
+        ledger.settle([dataclasses.replace(settlement, statement=statement)])
+    ledger.close()
+    assert checked(url, group.public_key).findings == ()
+    with tampering(url) as connection:
+        connection.execute(text("UPDATE failed_attempts SET energy_microjoules = 5"))
+        connection.execute(text("UPDATE entries SET amount = 5 * sign(amount) WHERE transaction_id LIKE 'failed:%'"))
+    (found,) = checked(url, group.public_key).findings
+    assert "its energy is 5, its meter states 310000" in found

@@ -249,6 +249,9 @@ def test_nothing_is_built_on_a_damaged_row_and_other_accounts_go_on(
     again = opened(f"sqlite:///{path}")
     with pytest.raises(SettlementRefused, match=r"receipt 1 of account acme, .* is damaged: its row cannot be read"):
         again.settle([make_settlement(2, "other"), make_settlement(3)])
+    with pytest.raises(SettlementRefused, match="receipt 1 of account acme is damaged") as refused:
+        again.settle([make_settlement(2, "other"), make_settlement(1)])
+    assert refused.value.request_id == make_settlement(1).request_id, "offered again, it leaves the batch alone"
     assert settle(again, make_settlement(2, "other"))[0].seq == 1
     again.close()
 
