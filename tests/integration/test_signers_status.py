@@ -4,8 +4,6 @@ import contextlib
 import json
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -39,26 +37,25 @@ def _signers(mesh: EchoMesh) -> list[psutil.Process]:
 
 @contextmanager
 def _only_two_alive(mesh: EchoMesh) -> Iterator[None]:
-    """Ray starts a killed signer again and again; here it is killed again and again."""
-    spared = {each.pid for each in _signers(mesh)[:2]}
-    assert len(spared) == 2
-    stop = threading.Event()
+    """Three are killed; Ray starts them again, and their successors are held still until the block ends."""
+    before = _signers(mesh)
+    for each in before[2:]:
+        each.kill()
+    held: dict[int, psutil.Process] = {}
 
-    def kill() -> None:
-        while not stop.wait(0.1):
-            for each in _signers(mesh):
-                if each.pid not in spared:
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        each.kill()
+    def hold_successors() -> bool:
+        for each in _signers(mesh):
+            if each not in before and each.pid not in held:
+                each.suspend()
+                held[each.pid] = each
+        return len(held) == 3
 
-    killer = threading.Thread(target=kill)
-    killer.start()
     try:
-        time.sleep(1)
+        assert mesh.wait_until(hold_successors, _RECOVERY_S)
         yield
     finally:
-        stop.set()
-        killer.join()
+        for each in held.values():
+            each.resume()
 
 
 def _is_signed(mesh: EchoMesh, receipt_id: str) -> bool:
