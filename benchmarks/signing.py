@@ -326,7 +326,7 @@ class RunningGroup:
         self.ledger: ActorHandle[Any] = start_ledger(settings, namespace=NAMESPACE, node_id=node_id)
 
     async def enrol(self) -> None:
-        from receipts.signer_group import enrol_meter
+        from receipts.meter_enrolling import enrol_meter
 
         await enrol_meter(self._signers, ENROLMENT)
 

@@ -70,7 +70,7 @@ class MeterEnrolments:
     def _enrol(self, meter: "ActorHandle[Any]") -> None:
         import ray
 
-        from receipts.signer_group import enrol_meter
+        from receipts.meter_enrolling import enrol_meter
 
         card = cast("MeterCard", ray.get(meter.card.remote(), timeout=_EVERY_S))
         enrolment = MeterEnrolment(

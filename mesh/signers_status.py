@@ -15,8 +15,7 @@ from mesh.run_state import DataFolder
 from mesh.settings import Settings
 
 if TYPE_CHECKING:
-    from receipts.signer_group import MemberReport
-    from receipts.signers_report import SignersReport
+    from receipts.signers_report import MemberReport, SignersReport
 
 # Longer than the group waits for a signer that does not answer.
 _ANSWER_WITHIN_S = 30.0

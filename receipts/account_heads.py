@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from typing import Final
 
 from receipts.document import HEAD_TYP, AccountHead, signed_bytes, with_signature
 from receipts.errors import ReadersBusy
@@ -11,9 +12,12 @@ from receipts.signer_group import SignerGroup
 from receipts.signer_messages import SignedMessage
 from receipts.stored_receipt import StoredReceipt
 
+MOST_UNDER_WAY: Final = 4
+"""So many heads may stand between two rounds of receipts, which wait meanwhile."""
+
 
 class AccountHeads:
-    """Has the signer group sign how far accounts' chains reach now; one head of an account at a time."""
+    """Has the signer group sign how far accounts' chains reach now; one head of an account at a time, few in all."""
 
     def __init__(
         self,
@@ -37,12 +41,14 @@ class AccountHeads:
         is done before.
 
         Raises:
-            ReadersBusy: a head of the account is under way already, or too many read.
+            ReadersBusy: a head of the account is under way already, or too many of others are, or too many read.
             HeadRefused: too few signers are willing to sign it; the text says why.
             QuorumUnavailable: too few signers answer.
         """
         if account in self._under_way:
             raise ReadersBusy("a head of the account is being signed already; wait for it, or try again in a moment")
+        if len(self._under_way) >= MOST_UNDER_WAY:
+            raise ReadersBusy("too many account heads are being signed just now; try again in a moment")
         self._under_way.add(account)
         try:
             first_seq = await self._first_seq(account, since_unix_ns)

@@ -173,7 +173,7 @@ class LedgerActor:
     async def signers_report(self) -> SignersReport:
         """How the signers are, asked now, and what waits for them."""
         opened = await self._ready()
-        members = await opened.group.members()
+        members = await opened.group.members(time.time_ns)
         return SignersReport(
             public_key=opened.group.public_key,
             key_id=opened.group.key_id,
@@ -272,8 +272,15 @@ class LedgerActor:
 
 
 async def _show(writer: LedgerWriter, metrics: SigningMetrics) -> None:
+    said: str | None = None
     while True:
-        metrics.show(writer.backlog, time.time_ns())
+        try:
+            metrics.show(writer.backlog, time.time_ns())
+            said = None
+        except Exception as error:  # noqa: BLE001 - logged; a metric is not worth the task
+            if str(error) != said:  # else it is the same trouble as the last time
+                said = str(error)
+                _LOG.exception("the backlog could not be shown as a metric; it is tried again")
         await asyncio.sleep(_SHOW_EVERY_S)
 
 

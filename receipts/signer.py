@@ -14,6 +14,7 @@ from metering.statements import SignedStatement
 from receipts.document import AccountHead
 from receipts.ed25519 import verify_signature
 from receipts.errors import ReceiptsError
+from receipts.folder_lock import FolderLock
 from receipts.frost import round_one
 from receipts.frost.batch import sign_batch
 from receipts.frost.ciphersuite import RandomBytes, Scalar, decode_element, decode_scalar, scale_base
@@ -112,6 +113,8 @@ class Signer(Redacted):
 
         Raises:
             ShareUnusable: the secret is missing or wrong, or a file is damaged, exposed, or another's.
+            SigningError: another process has the folder open, or the marks cannot be opened now; trying again may help.
+            OSError: another file cannot be read or written now; the same.
         """
         self._identifier = identifier
         self._folder = folder
@@ -119,14 +122,19 @@ class Signer(Redacted):
         self._random_bytes = random_bytes
         self._enrolled = enrolled
         self._vault = Vault(folder=folder, identifier=identifier, share_secret=share_secret, random_bytes=random_bytes)
-        self._identity = self._load_identity()
-        self._meters = EnrolledMeters(self._vault)
         self._ceremony: Ceremony | None = None
         self._nonces: dict[NonceCommitment, SigningNonces] = {}
         self._pending: tuple[KeyShare, GroupStatement] | None = None
         self._active: tuple[KeyShare, GroupRecord] | None = None
         self._marks: MarkStore | None = None
-        self._load_share()
+        self._lock = FolderLock(folder)
+        try:
+            self._identity = self._load_identity()
+            self._meters = EnrolledMeters(self._vault)
+            self._load_share()
+        except BaseException:
+            self.close()
+            raise
 
     def status(self) -> SignerStatus:
         """Who this signer is, and the group whose share it holds ready."""
@@ -207,7 +215,7 @@ class Signer(Redacted):
             raise ShareUnusable(f"signer {self._identifier} holds a share of another key generation")
         record.verify()
         # The marks first: a share that is said to be active without marks has lost them.
-        marks = self._open_marks(record, is_first_use=True)
+        marks = self._open_marks(record, is_first_use=True, has_epochs=False)
         try:
             self._write_share(share, statement, signatures=record.signatures)
         except BaseException:
@@ -289,12 +297,13 @@ class Signer(Redacted):
         return SigningReply(identifier=self._identifier, outcomes=outcomes, fresh=fresh)
 
     def close(self) -> None:
-        """Close the files and drop the nonces."""
+        """Close the files, drop the nonces, and let another process have the folder."""
         self._nonces.clear()
         if self._marks is not None:
             self._marks.close()
             self._marks = None
         self._active = None
+        self._lock.release()
 
     def _running_ceremony(self) -> Ceremony:
         if self._ceremony is None:
@@ -368,7 +377,7 @@ class Signer(Redacted):
             self._vault.write(_IDENTITY_FILE, seed)
         return SigningIdentity(seed)
 
-    def _open_marks(self, record: GroupRecord, *, is_first_use: bool) -> MarkStore:
+    def _open_marks(self, record: GroupRecord, *, is_first_use: bool, has_epochs: bool) -> MarkStore:
         return open_marks(
             self._folder / _MARKS_FILE,
             vault=self._vault,
@@ -376,6 +385,7 @@ class Signer(Redacted):
             public_key=record.public_key,
             random_bytes=self._random_bytes,
             is_first_use=is_first_use,
+            has_epochs=has_epochs,
         )
 
     def _use(self, share: KeyShare, record: GroupRecord, marks: MarkStore) -> None:
@@ -386,9 +396,14 @@ class Signer(Redacted):
     def _write_share(
         self, share: KeyShare, statement: GroupStatement, *, signatures: Mapping[int, bytes] | None
     ) -> None:
-        """Signatures are there once the share is active."""
+        """Signatures are there once the share is active, and then its marks have an epoch."""
         texts = None if signatures is None else {each: signatures[each].hex() for each in signatures}
-        content = {"secret": share.secret.hex(), "statement": statement.to_document(), "signatures": texts}
+        content = {
+            "secret": share.secret.hex(),
+            "statement": statement.to_document(),
+            "signatures": texts,
+            "marks_have_epochs": signatures is not None,
+        }
         self._vault.write(_SHARE_FILE, json.dumps(content).encode())
 
     def _load_share(self) -> None:
@@ -400,6 +415,7 @@ class Signer(Redacted):
             statement = GroupStatement.from_document(document["statement"])
             secret = decode_scalar(bytes.fromhex(document["secret"]))
             texts = document["signatures"]
+            has_epochs = bool(document.get("marks_have_epochs"))
             signatures = None if texts is None else {int(each): bytes.fromhex(texts[each]) for each in texts}
         except (ValueError, KeyError, TypeError, AttributeError, ReceiptsError) as error:
             raise ShareUnusable(f"the share file in {self._folder} does not hold a key share") from error
@@ -409,7 +425,9 @@ class Signer(Redacted):
             return
         record = GroupRecord(statement=statement, signatures=signatures)
         record.verify()
-        self._use(share, record, self._open_marks(record, is_first_use=False))
+        self._use(share, record, self._open_marks(record, is_first_use=False, has_epochs=has_epochs))
+        if not has_epochs:
+            self._write_share(share, statement, signatures=signatures)
 
     def _fitting_share(self, secret: Scalar, statement: GroupStatement) -> KeyShare:
         member = next((each for each in statement.members if each.identifier == self._identifier), None)

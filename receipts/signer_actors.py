@@ -34,12 +34,13 @@ from receipts.signer_messages import (
     SigningReply,
     SigningRequest,
 )
-from receipts.signing_errors import SignerUnavailable
+from receipts.signing_errors import SignerUnavailable, SigningError
 
 # Ray's CPUs are a count that it subtracts from: five signers must fit beside an engine on two cores.
 _ACTOR_CPUS = 0.01
 _ANSWER_DEADLINE_S = 20.0
 _START_DEADLINE_S = 60.0
+_MOST_OF_A_REASON = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,12 +62,14 @@ class SignerSettings:
 class SignerActor(Redacted):
     """A ``Signer`` in an actor's process; the same methods.
 
-    A signer that cannot be opened answers every call with the reason. Raising in the constructor would make
-    Ray report a dead actor instead, and the reason ("wrong share secret") would be lost in its traceback.
+    A signer that cannot be opened answers the call with the reason, and the next call tries again: a full disk has room
+    later, and the process before may be ending still. Raising in the constructor would make Ray report a dead actor
+    instead, and the reason ("wrong share secret") would be lost in its traceback.
     """
 
     def __init__(self, settings: SignerSettings) -> None:
-        self._opened = _open(settings)
+        self._settings = settings
+        self._opened: Signer | None = None
 
     def status(self) -> SignerStatus:
         """As ``Signer.status``, with this node's name and clock."""
@@ -102,28 +105,28 @@ class SignerActor(Redacted):
 
     @property
     def _signer(self) -> Signer:
-        if isinstance(self._opened, ReceiptsError):
-            raise self._opened
+        if self._opened is None:
+            self._opened = _open(self._settings)
         return self._opened
 
 
-def _open(settings: SignerSettings) -> Signer | ReceiptsError:
-    try:
-        return settings.signer_type(
-            identifier=settings.identifier,
-            folder=settings.folder,
-            # The signer's own node is where its secret lives, so it is read here and not at the driver.
-            share_secret=settings.share_secret.read(os.environ),
-            policy=settings.make_policy(),
-            random_bytes=os.urandom,
-            enrolled=settings.enrolled,
-        )
-    except ReceiptsError as error:
-        return error
+def _open(settings: SignerSettings) -> Signer:
+    return settings.signer_type(
+        identifier=settings.identifier,
+        folder=settings.folder,
+        # The signer's own node is where its secret lives, so it is read here and not at the driver.
+        share_secret=settings.share_secret.read(os.environ),
+        policy=settings.make_policy(),
+        random_bytes=os.urandom,
+        enrolled=settings.enrolled,
+    )
 
 
 class RaySigner:
-    """A ``SignerPort`` on a signer actor: Ray's failures become ``SignerUnavailable``, the signer's stay."""
+    """A ``SignerPort`` on a signer actor: Ray's failures become ``SignerUnavailable``, the signer's refusals stay.
+
+    Anything else that a signer raises, such as an ``OSError``, becomes a ``SigningError``: it is that signer's trouble.
+    """
 
     def __init__(
         self,
@@ -186,7 +189,8 @@ class RaySigner:
         except RayTaskError as error:
             if isinstance(error.cause, ReceiptsError):
                 raise error.cause from None
-            raise
+            why = f"{type(error.cause).__name__}: {error.cause}"[:_MOST_OF_A_REASON]
+            raise SigningError(f"signer {self._identifier} failed: {why}") from error
         except RayError as error:
             raise SignerUnavailable(f"signer {self._identifier} is gone: {type(error).__name__}") from error
 

@@ -3,40 +3,40 @@
 import asyncio
 import hashlib
 import logging
-from collections import deque
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
 from receipts.document import AccountHead, signed_bytes
-from receipts.errors import ReceiptsError
 from receipts.frost.batch import aggregate_batch
 from receipts.frost.ciphersuite import RandomBytes
 from receipts.frost.errors import FrostError
-from receipts.frost.round_one import NonceCommitment
 from receipts.frost.signing_package import SigningPackage, bind
+from receipts.group_member import GroupMember, said
 from receipts.group_record import GroupRecord
 from receipts.key_generation import load_or_generate
-from receipts.meter_enrolment import MeterEnrolment
 from receipts.signer import MAX_BATCH
 from receipts.signer_exclusions import Exclusions
 from receipts.signer_messages import (
-    CommitmentBatch,
     Evidence,
     HeadEvidence,
     HeadWanted,
     Refusal,
     ShareRefused,
     SignedMessage,
-    SignerStatus,
     SigningRefused,
-    SigningReply,
     SigningRequest,
 )
-from receipts.signer_ports import SignerPort, SigningPort
-from receipts.signing_errors import HeadRefused, QuorumUnavailable, ShareUnusable, SignerUnavailable, SigningError
+from receipts.signer_ports import SignerPort
+from receipts.signers_report import MemberReport
+from receipts.signing_errors import (
+    HeadRefused,
+    MalformedAnswer,
+    QuorumUnavailable,
+    ShareUnusable,
+    SigningError,
+)
 
 DEFAULT_THRESHOLD = 3
 DEFAULT_MAX_BATCH = 128
@@ -45,7 +45,7 @@ _MAX_NONCE_LOSSES = 2
 _CALLS_AT_ONCE = 3
 """So many calls are on their way together: while the signers work on one, another waits at their door, and the shares
 of a third become signatures here."""
-_STATUS_WITHIN_S = 5.0
+_START_WITHIN_S = 15.0
 
 _log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
@@ -62,103 +62,35 @@ class HeadSource(Protocol):
         ...
 
 
-async def enrol_meter(
-    signers: Mapping[int, SigningPort], enrolment: MeterEnrolment, *, needed: int = DEFAULT_THRESHOLD
-) -> None:
-    """Have the signers believe this meter's statements, from now on and after their restarts.
-
-    A signer that cannot be told now is named in the log; it refuses that meter's receipts until it is told. So this
-    may be repeated every so often: one that knows the meter does nothing, and the log has a line when it changes who
-    can be told.
-
-    Raises:
-        QuorumUnavailable: fewer than ``needed`` signers know the meter; receipts would wait.
-    """
-    attempts = await asyncio.gather(*(each.enrol_meter(enrolment) for each in signers.values()), return_exceptions=True)
-    failures: dict[int, str] = {}
-    for identifier, failure in zip(signers, attempts, strict=True):
-        untold = signers[identifier].untold
-        if isinstance(failure, ReceiptsError):
-            failures[identifier] = str(failure)
-            if enrolment.public_key not in untold:
-                untold.add(enrolment.public_key)
-                _log.warning("signer %d cannot be told of the meter of %s: %s", identifier, enrolment.node, failure)
-        elif failure is not None:
-            raise failure
-        elif enrolment.public_key in untold:
-            untold.remove(enrolment.public_key)
-            _log.info("signer %d knows the meter of %s now", identifier, enrolment.node)
-    if len(signers) - len(failures) < needed:
-        raise QuorumUnavailable(
-            f"the meter of {enrolment.node} is not enrolled with {needed} signers: {_listed(failures)}"
-        )
-
-
-class SignerState(StrEnum):
-    """Whether a signer can sign."""
-
-    READY = "ready"
-    AWAY = "away"
-    """It does not answer, or cannot use its files."""
-    EXCLUDED = "excluded"
-    NO_SHARE = "no share"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemberReport:
-    """How one signer is. ``reason`` says why it is not ready; ``last_refusal`` what it would not sign last, if ever.
-
-    ``host`` is where it was seen last; ``status`` is None when it does not answer.
-    """
-
-    identifier: int
-    state: SignerState
-    reason: str | None
-    host: str | None
-    last_refusal: str | None
-    status: SignerStatus | None
-
-
-@dataclass(slots=True)
-class _Member:
-    """The coordinator's view of one signer."""
-
-    identifier: int
-    port: SignerPort
-    commitments: deque[NonceCommitment] = field(default_factory=deque)
-    active: bool = False
-    failed_lately: bool = False
-    trouble: str | None = None
-    refusal: str | None = None
-    host: str | None = None
-
-    def set_back(self, why: str) -> None:
-        """It did not answer: its nonces may be gone, and it is asked last until it answers again."""
-        self.commitments.clear()
-        self.active = False
-        self.failed_lately = True
-        self.trouble = why
-
-
 @dataclass(slots=True)
 class _Work:
     """One message on its way to a signature, and what it rests on."""
 
     message: bytes
     evidence: Evidence
+    sha256: bytes = field(init=False)
     signature: bytes | None = None
     refused: SigningRefused | None = None
     refusals: dict[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.sha256 = hashlib.sha256(self.message).digest()
 
     @property
     def settled(self) -> bool:
         return self.signature is not None or self.refused is not None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Call:
-    """What one call of ``sign`` has learnt: who is out for its duration, heads to send next."""
+    """One call of ``sign``: the calls that were under way when it began, and what it has learnt.
 
+    That is who is out for its duration, and heads to send next.
+    """
+
+    work: Sequence[_Work]
+    earlier: Sequence["_Call"]
+    done: asyncio.Event = field(default_factory=asyncio.Event)
     absent: dict[int, str] = field(default_factory=dict)
     nonce_losses: dict[int, int] = field(default_factory=dict)
     heads: dict[HeadWanted, SignedMessage] = field(default_factory=dict)
@@ -193,11 +125,14 @@ class SignerGroup:
         self._record = record
         self._heads = heads
         self._max_batch = max_batch
-        self._members = [_Member(identifier=each, port=ports[each]) for each in members]
+        # As many commitments of a signer as all calls at once may take.
+        most = _CALLS_AT_ONCE * max_batch
+        self._members = [GroupMember(each, ports[each], record, most_commitments=most) for each in members]
         self._exclusions = exclusions
+        self._activating: Iterable[asyncio.Task[ShareUnusable | None]] = ()
         # What calls that overlap have signed: it may not be in the ledger yet.
         self._lately_signed: dict[bytes, SignedMessage] = {}
-        self._calls = 0
+        self._under_way: list[_Call] = []
         self._places = asyncio.Semaphore(_CALLS_AT_ONCE)
 
     @classmethod
@@ -213,8 +148,9 @@ class SignerGroup:
     ) -> Self:
         """The group of ``record_path``, or a new one when there is none yet.
 
-        A lost record is restored from the signers, which hold it too. A known group starts with as many
-        signers as there are, even none: receipts wait. A new one needs all.
+        A lost record is restored from the signers, which hold it too. A known group starts once enough signers to
+        sign have answered, or after 15 s with as many as there are, even none: receipts wait, and the others are taken
+        in as they answer. A new one needs all.
 
         Raises:
             ShareUnusable: too many signers cannot use their shares; the text is one signer's reason.
@@ -223,9 +159,9 @@ class SignerGroup:
             SigningError: the record is damaged or another group's.
         """
         record = await load_or_generate(ports, record_path, threshold=threshold, random_bytes=random_bytes)
-        exclusions = await asyncio.to_thread(Exclusions.beside, record_path)
+        exclusions = await asyncio.to_thread(Exclusions.beside, record_path, sorted(ports))
         group = cls(record=record, ports=ports, heads=heads, exclusions=exclusions, max_batch=max_batch)
-        await group._activate_all()
+        await group._activate_enough()
         return group
 
     @property
@@ -254,14 +190,14 @@ class SignerGroup:
         Raises:
             SigningError: it is not excluded, or the note of it could not be changed.
         """
-        await asyncio.to_thread(self._exclusions.lift, identifier)
+        await self._exclusions.lift(identifier)
+        self._member(identifier).readmit()
         _log.info("signer %d is readmitted", identifier)
 
-    async def members(self) -> list["MemberReport"]:
+    async def members(self, wall_clock_ns: Callable[[], int]) -> list[MemberReport]:
         """How each signer is, by asking all of them now; a signer that does not answer is away, for that reason."""
-        asked = (asyncio.wait_for(each.port.status(), _STATUS_WITHIN_S) for each in self._members)
-        answers = await asyncio.gather(*asked, return_exceptions=True)
-        return [self._report(each, answer) for each, answer in zip(self._members, answers, strict=True)]
+        reports = (each.report(self.excluded.get(each.identifier), wall_clock_ns) for each in self._members)
+        return await asyncio.gather(*reports)
 
     async def sign_head(self, head: AccountHead, first: SignedMessage, last: SignedMessage) -> bytes:
         """Sign an account head, given the group-signed receipts at its two ends.
@@ -292,17 +228,21 @@ class SignerGroup:
         Raises:
             QuorumUnavailable: too few signers answer, and nothing was signed; offer the messages again later.
         """
-        if not self._calls:
+        if not self._under_way:
             self._lately_signed.clear()
-        self._calls += 1
+        work = [_Work(message, evidence) for message, evidence in messages]
+        call = _Call(work=work, earlier=tuple(self._under_way))
+        self._under_way.append(call)
         try:
             async with self._places:
-                return await self._sign([_Work(message, evidence) for message, evidence in messages])
+                return await self._sign(call)
         finally:
-            self._calls -= 1
+            self._under_way.remove(call)
+            call.earlier = ()
+            call.done.set()
 
-    async def _sign(self, work: Sequence[_Work]) -> list[bytes | SigningRefused]:
-        call = _Call()
+    async def _sign(self, call: _Call) -> list[bytes | SigningRefused]:
+        work = call.work
         try:
             for start in range(0, len(work), self._max_batch):
                 await self._settle(work[start : start + self._max_batch], call)
@@ -327,21 +267,24 @@ class SignerGroup:
                 return
             names = {each.identifier for each in quorum}
             batch = [each for each in unsettled if not each.settled and not names & each.refusals.keys()]
-            await self._try(batch, quorum, call)
+            try:
+                await self._try(batch, quorum, call)
+            finally:
+                await self._note_exclusions()
         for each in work:
             if not each.settled:
                 each.refused = SigningRefused(reason=f"no signature in {_MAX_TRIES} tries")
 
-    def _quorum_for(self, work: _Work, usable: Sequence[_Member], call: _Call) -> Sequence[_Member]:
+    def _quorum_for(self, work: _Work, usable: Sequence[GroupMember], call: _Call) -> Sequence[GroupMember]:
         """The best quorum of members who have not refused the message; without one it is refused."""
         willing = [each for each in usable if each.identifier not in work.refusals]
         threshold = self._record.statement.threshold
         if len(willing) < threshold:
-            work.refused = SigningRefused(reason=_listed({**call.absent, **work.refusals}))
+            work.refused = SigningRefused(reason=listed({**call.absent, **work.refusals}))
             return ()
         return willing[:threshold]
 
-    def _usable(self, call: _Call) -> list[_Member]:
+    def _usable(self, call: _Call) -> list[GroupMember]:
         """Members to choose from, best first.
 
         Raises:
@@ -351,13 +294,13 @@ class SignerGroup:
         usable = [each for each in self._members if each.identifier not in out]
         threshold = self._record.statement.threshold
         if len(usable) < threshold:
-            raise QuorumUnavailable(f"{len(usable)} of {threshold} needed signers answer ({_listed(out)})")
+            raise QuorumUnavailable(f"{len(usable)} of {threshold} needed signers answer ({listed(out)})")
         return sorted(usable, key=lambda each: (each.failed_lately, each.identifier))
 
-    async def _try(self, batch: Sequence[_Work], quorum: Sequence[_Member], call: _Call) -> None:
+    async def _try(self, batch: Sequence[_Work], quorum: Sequence[GroupMember], call: _Call) -> None:
         """One pass over both rounds with one quorum."""
         ordered = sorted(quorum, key=lambda each: each.identifier)
-        taken = await asyncio.gather(*(self._ask(each, self._take(each, len(batch)), call) for each in ordered))
+        taken = await asyncio.gather(*(self._ask(each, each.take(len(batch)), call) for each in ordered))
         commitments = [each for each in taken if each is not None]
         if len(commitments) < len(ordered):
             return
@@ -365,80 +308,32 @@ class SignerGroup:
             SigningPackage(message=work.message, commitments=committed)
             for work, committed in zip(batch, zip(*commitments, strict=True), strict=True)
         )
-        evidence = tuple(each.evidence for each in batch)
-        heads = tuple(call.heads.values())
-        asked = await asyncio.gather(
-            *(
-                self._ask(
-                    each,
-                    each.port.sign(
-                        SigningRequest(packages=packages, evidence=evidence, heads=heads, fresh=self._wanted(each))
-                    ),
-                    call,
-                )
-                for each in ordered
-            )
+        request = SigningRequest(
+            packages=packages,
+            evidence=tuple(each.evidence for each in batch),
+            heads=tuple(call.heads.values()),
         )
+        answers = await asyncio.gather(*(self._ask(each, each.outcomes(request), call) for each in ordered))
         replies = {
-            member.identifier: reply.outcomes
-            for member, reply in zip(ordered, asked, strict=True)
-            if reply is not None and self._is_well_formed(member, reply, len(batch))
+            member.identifier: outcomes
+            for member, outcomes in zip(ordered, answers, strict=True)
+            if outcomes is not None
         }
         if len(replies) < len(ordered):
             return
         await self._weigh_refusals(batch, packages, replies, call)
         await self._aggregate(batch, packages, replies)
 
-    async def _ask(self, member: _Member, answer: Awaitable[_Answer], call: _Call) -> _Answer | None:
-        """The signer's answer; None, and absent for the rest of this call, when it has none."""
+    async def _ask(self, member: GroupMember, answer: Awaitable[_Answer], call: _Call) -> _Answer | None:
+        """The signer's answer; None, and absent for the rest of this call, when it has none that is of use."""
         try:
-            given = await answer
-        except ReceiptsError as error:
-            if not member.failed_lately or member.trouble != str(error):
-                _log.warning("signer %d cannot sign: %s", member.identifier, error)
-            member.set_back(str(error))
-            call.absent[member.identifier] = str(error)
-            return None
-        member.failed_lately = False
-        member.trouble = None
-        return given
-
-    async def _take(self, member: _Member, count: int) -> list[NonceCommitment]:
-        """So many of the signer's commitments; taken is used, whatever becomes of them. Sees that its share is active.
-
-        Nothing is awaited between the look and the taking: other calls take from the same ones.
-        """
-        if not member.active:
-            await member.port.activate(self._record)
-            member.active = True
-        while len(member.commitments) < count:
-            asked_for = max(count, self._at_hand)
-            fresh = await member.port.commit(asked_for)
-            if not _is_batch(fresh, member.identifier, asked_for):
-                raise SigningError("it answered with a malformed batch of commitments")
-            member.commitments.extend(fresh.commitments)
-        return [member.commitments.popleft() for _ in range(count)]
-
-    @property
-    def _at_hand(self) -> int:
-        """So many commitments of a signer as all calls at once may take."""
-        return _CALLS_AT_ONCE * self._max_batch
-
-    def _wanted(self, member: _Member) -> int:
-        return max(0, self._at_hand - len(member.commitments))
-
-    def _is_well_formed(self, member: _Member, reply: SigningReply, expected: int) -> bool:
-        if (
-            reply.identifier == member.identifier
-            and len(reply.outcomes) == expected
-            and all(isinstance(each, (bytes, ShareRefused)) for each in reply.outcomes)
-            and (reply.fresh is None or _is_batch(reply.fresh, member.identifier, len(reply.fresh.commitments)))
-        ):
-            if reply.fresh is not None:
-                member.commitments.extend(reply.fresh.commitments)
-            return True
-        self._exclude(member.identifier, "its reply is malformed")
-        return False
+            return await answer
+        except MalformedAnswer as error:
+            self._exclude(member.identifier, str(error))
+        except Exception as error:  # noqa: BLE001 - logged; whatever one signer's trouble is, the others sign
+            call.absent[member.identifier] = said(error)
+            member.set_back(error)
+        return None
 
     async def _weigh_refusals(
         self,
@@ -456,7 +351,8 @@ class SignerGroup:
                     refusal, identifier, batch, packages[place], call
                 ):
                     work.refusals[identifier] = refusal.detail
-                    self._member(identifier).refusal = refusal.detail
+                    if refusal.reason not in (Refusal.BEHIND, Refusal.WAITING):
+                        self._member(identifier).refusal = refusal.detail
         for identifier, outcomes in replies.items():
             if any(isinstance(each, ShareRefused) and each.reason is Refusal.NONCE for each in outcomes):
                 self._forget_nonces(identifier, call)
@@ -489,20 +385,33 @@ class SignerGroup:
         }
         heads: dict[HeadWanted, SignedMessage] = {}
         for each in wanted - call.heads.keys():
-            # A receipt signed a moment ago may not be in the ledger yet.
-            lately = None if each.sha256 is None else self._lately_signed.get(each.sha256)
-            head = lately or await self._heads.signed_receipt(each.account, each.seq)
+            head = await self._head(each, call)
             if head is not None:
                 heads[each] = head
         return heads
 
+    async def _head(self, wanted: HeadWanted, call: _Call) -> SignedMessage | None:
+        """A receipt signed a moment ago may not be in the ledger yet; one in an earlier call gets its signature soon.
+
+        No call waits for a later one: none waits for ever.
+        """
+        if wanted.sha256 is not None:
+            for earlier in call.earlier:
+                if any(each.sha256 == wanted.sha256 and not each.settled for each in earlier.work):
+                    await earlier.done.wait()
+            lately = self._lately_signed.get(wanted.sha256)
+            if lately is not None:
+                return lately
+        return await self._heads.signed_receipt(wanted.account, wanted.seq)
+
     def _forget_nonces(self, identifier: int, call: _Call) -> None:
         """A signer that restarted has no nonces; one that has none again and again is of no use now."""
         member = self._member(identifier)
-        member.commitments.clear()
+        member.has_lost_its_nonces()
         call.nonce_losses[identifier] = call.nonce_losses.get(identifier, 0) + 1
         if call.nonce_losses[identifier] >= _MAX_NONCE_LOSSES:
             call.absent[identifier] = "it does not keep its nonces"
+            member.set_back(SigningError(call.absent[identifier]))
 
     def _exclude_culprits(self, package: SigningPackage) -> bool:
         """Whether a signer complained with reason: some other signer's commitment is invalid."""
@@ -537,83 +446,71 @@ class SignerGroup:
             public_key=self._record.public_key,
             verifying_shares=self._record.verifying_shares,
         )
-        for (work, _, _), result in zip(complete, results, strict=True):
+        for (work, _, shares), result in zip(complete, results, strict=True):
             if isinstance(result, bytes):
-                work.signature = result
-                digest = hashlib.sha256(work.message).digest()
-                self._lately_signed[digest] = SignedMessage(message=work.message, signature=result)
+                self._signed(work, result, shares)
             else:
                 for culprit in result.culprits:
                     self._exclude(culprit, str(result))
+
+    def _signed(self, work: _Work, signature: bytes, signers: Iterable[int]) -> None:
+        work.signature = signature
+        self._lately_signed[work.sha256] = SignedMessage(message=work.message, signature=signature)
+        for each in signers:
+            self._member(each).has_signed()
+        for identifier, why in work.refusals.items():
+            self._member(identifier).refuses_what_others_sign(why)
 
     def _exclude(self, identifier: int, why: str) -> None:
         if identifier in self.excluded:
             return
         _log.error("signer %d is excluded: %s; once it is seen to: jc signers readmit %d", identifier, why, identifier)
-        self._member(identifier).set_back(why)
+        self._member(identifier).lay_aside(why)
+        self._exclusions.add(identifier, why)
+
+    async def _note_exclusions(self) -> None:
         try:
-            self._exclusions.add(identifier, why)
+            await self._exclusions.note()
         except OSError as error:
-            _log.error("that signer %d is excluded could not be written down: %s", identifier, error)
+            _log.error("who is excluded could not be written down: %s", error)
 
-    def _report(self, member: _Member, answer: SignerStatus | BaseException) -> "MemberReport":
-        if isinstance(answer, TimeoutError):
-            answer = SignerUnavailable(f"no answer within {_STATUS_WITHIN_S:g} s")
-        if isinstance(answer, BaseException) and not isinstance(answer, ReceiptsError):
-            raise answer
-        status = None if isinstance(answer, ReceiptsError) else answer
-        if status is not None and status.host is not None:
-            member.host = status.host
-        state: SignerState
-        reason: str | None
-        if member.identifier in self.excluded:
-            state, reason = SignerState.EXCLUDED, self.excluded[member.identifier]
-        elif status is None:
-            state, reason = SignerState.AWAY, str(answer)
-        elif status.record is None:
-            state, reason = SignerState.NO_SHARE, member.trouble
-        elif status.record.statement != self._record.statement:
-            state, reason = SignerState.NO_SHARE, "it holds a share of another group"
-        else:
-            state, reason = SignerState.READY, None
-        return MemberReport(
-            identifier=member.identifier,
-            state=state,
-            reason=reason,
-            host=member.host,
-            last_refusal=member.refusal,
-            status=status,
-        )
-
-    def _member(self, identifier: int) -> _Member:
+    def _member(self, identifier: int) -> GroupMember:
         return next(each for each in self._members if each.identifier == identifier)
 
-    async def _activate_all(self) -> None:
-        """Bring every reachable signer to this group; complain now when shares cannot be used."""
-        attempts = await asyncio.gather(
-            *(each.port.activate(self._record) for each in self._members), return_exceptions=True
-        )
+    async def _activate_enough(self) -> None:
+        """Bring the signers to this group, until enough can sign or 15 s are over; the others as they answer.
+
+        Complains when too many cannot use their shares.
+        """
+        attempts = {asyncio.create_task(self._activate(each)): each for each in self._members}
+        waiting = set(attempts)
         unusable: list[ShareUnusable] = []
-        for member, failure in zip(self._members, attempts, strict=True):
-            if failure is None:
-                member.active = True
-                continue
-            if not isinstance(failure, ReceiptsError):
-                raise failure
-            _log.warning("signer %d cannot sign: %s", member.identifier, failure)
-            member.set_back(str(failure))
-            if isinstance(failure, ShareUnusable):
-                unusable.append(ShareUnusable(f"signer {member.identifier}: {failure}"))
-        if len(unusable) > len(self._members) - self._record.statement.threshold:
-            raise unusable[0]
+        give_up_s = asyncio.get_running_loop().time() + _START_WITHIN_S
+        while waiting and sum(each.active for each in self._members) < self._record.statement.threshold:
+            left_s = give_up_s - asyncio.get_running_loop().time()
+            done, waiting = await asyncio.wait(waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                break
+            unusable += [error for each in done if (error := each.result()) is not None]
+            if len(unusable) > len(self._members) - self._record.statement.threshold:
+                for each in waiting:
+                    each.cancel()
+                raise unusable[0]
+        for each in waiting:
+            attempts[each].lay_aside("it has not answered since this group was started", is_silent=True)
+        self._activating = waiting
 
-
-def _is_batch(batch: CommitmentBatch, identifier: int, count: int) -> bool:
-    return (
-        batch.identifier == identifier
-        and len(batch.commitments) == count
-        and all(each.identifier == identifier for each in batch.commitments)
-    )
+    async def _activate(self, member: GroupMember) -> ShareUnusable | None:
+        """Why the signer can't use its share, if that is so."""
+        try:
+            await member.activate()
+            member.failed_lately = False
+        except Exception as error:  # noqa: BLE001 - logged; whatever one signer's trouble is, the others sign
+            if not member.active:  # else it answered another call since
+                member.set_back(error)
+            if isinstance(error, ShareUnusable):
+                return ShareUnusable(f"signer {member.identifier}: {error}")
+        return None
 
 
 def _is_blocked(batch: Sequence[_Work], refusal: ShareRefused, identifier: int) -> bool:
@@ -622,7 +519,8 @@ def _is_blocked(batch: Sequence[_Work], refusal: ShareRefused, identifier: int) 
     return place is None or not 0 <= place < len(batch) or identifier in batch[place].refusals
 
 
-def _listed(reasons: Mapping[int, str]) -> str:
+def listed(reasons: Mapping[int, str]) -> str:
+    """What is wrong with each signer, in one line."""
     return "; ".join(f"signer {identifier}: {reasons[identifier]}" for identifier in sorted(reasons))
 
 

@@ -14,6 +14,8 @@ from receipts.signer_store import ChainClaim, StatementNumber
 from receipts.signing_errors import PolicyViolation
 
 DEFAULT_MAX_CLOCK_SKEW_NS = 60 * 10**9
+MAX_HEAD_AHEAD_NS = 2 * 10**9
+"""A head dated later than now would leave out what is signed until then; so much two honest clocks may differ."""
 MAX_OPEN_NS = 60 * 10**9
 """No interval may stay open for longer, as far as billing ahead of the counters goes: six times the longest that can
 be set, so that a meter that was held up is not taken for one that makes up its bills."""
@@ -96,9 +98,9 @@ class ReceiptRules:
         if head.key_id != key_id:
             raise PolicyViolation(f"it names the key {head.key_id}, the group's is {key_id}")
         off_ns = head.as_of_unix_ns - self._wall_clock_ns()
-        if abs(off_ns) > self._max_clock_skew_ns:
+        if not -self._max_clock_skew_ns <= off_ns <= MAX_HEAD_AHEAD_NS:
             raise PolicyViolation(
-                f"its time is {off_ns / 1e9:+.0f} s off this signer's clock; one of the clocks is wrong"
+                f"its time is {off_ns / 1e9:+.1f} s off this signer's clock; one of the clocks is wrong"
             )
         return head
 

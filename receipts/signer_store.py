@@ -1,16 +1,19 @@
 """A signer's durable memory: how far it has vouched for each account's chain, and on which meters' statements."""
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from receipts.signer_messages import HeadWanted, Refusal, ShareRefused
 from receipts.signing_errors import ShareUnusable, SigningError
 
 DEFAULT_WINDOW = 65_536
+_CHANGES_PER_CHECKPOINT = 4096
+"""Rows that may change until the log is written over into the database: a thousand receipts or two, a log of 10 to
+40 MB. Each time costs a handful of syncs more (`receipts.marks_epoch`)."""
 _SCHEMA_VERSION = 3
 _FIRST_SCHEMA = (
     "CREATE TABLE bound_to (public_key BLOB NOT NULL)",
@@ -137,6 +140,9 @@ class MarkStore:
         self._connection = connection
         self._path = path
         self._window = window
+        self._checkpoint_at = connection.total_changes + _CHANGES_PER_CHECKPOINT
+        self.begin_epoch: Callable[[], None] | None = None
+        """Called after each checkpoint, before anything else is written; `receipts.marks_epoch` sets it."""
 
     @classmethod
     def open(cls, path: Path, *, public_key: bytes, window: int = DEFAULT_WINDOW) -> "MarkStore":
@@ -144,21 +150,28 @@ class MarkStore:
 
         Raises:
             ShareUnusable: the file is another group's, of an unknown version, or not such a file.
+            SigningError: it cannot be opened now, as when the disk is full.
         """
-        path.touch(mode=0o600, exist_ok=True)
-        connection = sqlite3.connect(path, isolation_level=None)
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            # FULL syncs the log at each commit: a share must never be out before its mark is on the disk.
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA foreign_keys = ON")
-            _create_or_check(connection, path, public_key)
+            path.touch(mode=0o600, exist_ok=True)
+            connection = sqlite3.connect(path, isolation_level=None)
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                # Each checkpoint must be followed by an epoch, so none may come by itself.
+                connection.execute("PRAGMA wal_autocheckpoint = 0")
+                # FULL syncs the log at each commit: a share must never be out before its mark is on the disk.
+                connection.execute("PRAGMA synchronous = FULL")
+                connection.execute("PRAGMA foreign_keys = ON")
+                _create_or_check(connection, path, public_key)
+            except BaseException:
+                connection.close()
+                raise
+        except OSError as error:
+            raise SigningError(f"{path} cannot be opened: {error.strerror}") from error
         except sqlite3.DatabaseError as error:
-            connection.close()
+            if _may_pass(error):
+                raise SigningError(f"{path} cannot be opened now: {error}; look at its disk") from error
             raise ShareUnusable(f"{path} is damaged or not a signer's mark store: {error}") from error
-        except ShareUnusable:
-            connection.close()
-            raise
         return cls(connection, path=path, window=window)
 
     def admit(
@@ -174,6 +187,8 @@ class MarkStore:
             SigningError: the disk did not take it.
         """
         try:
+            if self._connection.total_changes >= self._checkpoint_at:
+                self.checkpoint()
             with self._transaction() as batch:
                 for head in heads:
                     batch.adopt(head)
@@ -186,16 +201,15 @@ class MarkStore:
 
     def mark(self, account: str) -> Mark | None:
         """The account's mark, or None when this signer has seen nothing of it."""
-        row = self._connection.execute("SELECT seq, sha256 FROM account WHERE name = ?", (account,)).fetchone()
+        row = self._read("SELECT seq, sha256 FROM account WHERE name = ?", account)
         return None if row is None else Mark(seq=row[0], sha256=row[1])
 
     @property
     def epoch(self) -> bytes | None:
         """The epoch that was begun last, None before the first."""
-        (epoch,) = self._connection.execute("SELECT epoch FROM life").fetchone()
-        return cast("bytes | None", epoch)
+        return cast("bytes | None", self._read("SELECT epoch FROM life")[0])
 
-    def begin_epoch(self, epoch: bytes) -> None:
+    def write_epoch(self, epoch: bytes) -> None:
         """Note that these marks are in use from now on under another epoch; durable on return.
 
         Raises:
@@ -206,15 +220,35 @@ class MarkStore:
         except sqlite3.Error as error:
             raise SigningError(f"the signer's marks in {self._path} could not be written: {error}") from error
 
+    def checkpoint(self) -> None:
+        """Write the log over into the database and begin an epoch.
+
+        Raises:
+            SigningError: the disk did not take it.
+        """
+        try:
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        except sqlite3.Error as error:
+            raise SigningError(f"the signer's marks in {self._path} could not be written: {error}") from error
+        if self.begin_epoch is not None:
+            self.begin_epoch()
+        self._checkpoint_at = self._connection.total_changes + _CHANGES_PER_CHECKPOINT
+
     def counts(self) -> tuple[int, int]:
         """How many accounts have a mark, and how many receipts were vouched for."""
-        (accounts,) = self._connection.execute("SELECT count(*) FROM account").fetchone()
-        (vouched,) = self._connection.execute("SELECT vouched FROM life").fetchone()
+        (accounts,) = self._read("SELECT count(*) FROM account")
+        (vouched,) = self._read("SELECT vouched FROM life")
         return accounts, vouched
 
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
+
+    def _read(self, query: str, *values: object) -> Any:  # noqa: ANN401 - a row, as sqlite3 types it
+        try:
+            return self._connection.execute(query, values).fetchone()
+        except sqlite3.Error as error:
+            raise SigningError(f"the signer's marks in {self._path} could not be read: {error}") from error
 
     @contextmanager
     def _transaction(self) -> Iterator["_Batch"]:
@@ -348,6 +382,11 @@ class _Batch:
         return cast("int", account)
 
 
+def _may_pass(error: sqlite3.DatabaseError) -> bool:
+    """Whether it is the machine's trouble (full, locked, I/O) and not the file's."""
+    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode != sqlite3.SQLITE_ERROR
+
+
 def _create_or_check(connection: sqlite3.Connection, path: Path, public_key: bytes) -> None:
     connection.execute("BEGIN IMMEDIATE")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -361,7 +400,9 @@ def _create_or_check(connection: sqlite3.Connection, path: Path, public_key: byt
         if version < since:
             for statement in statements:
                 connection.execute(statement)
-    connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+    # Only then: a database that is refused stays as it is, and fits its log when that is put back.
+    if version < _SCHEMA_VERSION:
+        connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
     connection.execute("COMMIT")
     (bound_to,) = connection.execute("SELECT public_key FROM bound_to").fetchone()
     if bound_to != public_key:

@@ -3,13 +3,41 @@
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Final
 
 from receipts.ledger_writer import Backlog
-from receipts.signer_group import MemberReport, SignerState
+from receipts.signer_messages import SignerStatus
 
 _NS_PER_S: Final = 10**9
 _RATE_OVER_S: Final = 60.0
+
+
+class SignerState(StrEnum):
+    """Whether a signer can sign."""
+
+    READY = "ready"
+    AWAY = "away"
+    """It does not answer, or could not sign when it was last asked to, as with its disk full."""
+    EXCLUDED = "excluded"
+    NO_SHARE = "no share"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberReport:
+    """How one signer is. ``reason`` says why it is not ready; ``last_refusal`` what it would not sign last, if ever.
+
+    ``host`` is where it was seen last; ``status`` is None when it does not answer, and else came at
+    ``answered_unix_ns`` by the ledger's clock.
+    """
+
+    identifier: int
+    state: SignerState
+    reason: str | None
+    host: str | None
+    last_refusal: str | None
+    status: SignerStatus | None
+    answered_unix_ns: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +69,7 @@ class SignersReport:
     def clock_ahead_s(self, member: MemberReport) -> float | None:
         """How far the signer's clock is ahead of the ledger's, give or take the time to ask; None: not known."""
         clock = None if member.status is None else member.status.clock_unix_ns
-        return None if clock is None else (clock - self.at_unix_ns) / _NS_PER_S
+        return None if clock is None else (clock - member.answered_unix_ns) / _NS_PER_S
 
     def to_jsonable(self) -> dict[str, Any]:
         """The report as JSON has it."""

@@ -6,6 +6,7 @@ ReceiptsError
     ├── PolicyViolation       a signer will not sign this message, whoever asks
     ├── ShareUnusable         a signer cannot use its key share: secret, file or group is wrong
     ├── SignerUnavailable     a signer does not answer; the coordinator takes another
+    ├── MalformedAnswer       a signer answers with what no honest one does; the coordinator excludes it
     ├── QuorumUnavailable     fewer signers than the threshold; receipts stay pending, nothing is lost
     └── HeadRefused           enough signers answer, but too few sign this account head
 """
@@ -27,6 +28,10 @@ class ShareUnusable(SigningError):
 
 class SignerUnavailable(SigningError):
     """A signer is dead, restarting, or silent past its deadline."""
+
+
+class MalformedAnswer(SigningError):
+    """What a signer answered is not of the form that every honest signer's answer has."""
 
 
 class HeadRefused(SigningError):

@@ -145,7 +145,13 @@ class SigningLoop:
         for account, reason in reasons.items():
             refused.setdefault(account, reason)
         if signed:
-            self._on_signed(await self._writer.attach_signatures(signed))
+            self._tell(await self._writer.attach_signatures(signed))
+
+    def _tell(self, waited_ns: Sequence[int]) -> None:
+        try:
+            self._on_signed(waited_ns)
+        except Exception:  # noqa: BLE001 - logged; the receipts are signed, whoever counts them
+            _LOG.exception("receipts that were signed could not be counted")
 
     def _set_aside(self, refused: dict[str, str], offered: set[str]) -> None:
         for account in offered:

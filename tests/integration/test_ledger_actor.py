@@ -22,10 +22,11 @@ from receipts.draft import RequestContext
 from receipts.errors import LedgerInUse, LedgerUnavailable, SettlementRefused
 from receipts.ledger import OPENING_CREDIT_USD_PICOS
 from receipts.ledger_actor import LedgerActor, LedgerSettings, ledger_of, signer_group, start_ledger
+from receipts.meter_enrolling import enrol_meter
 from receipts.meter_enrolment import MeterEnrolment
 from receipts.share_secret import ShareSecretSource, create_development_secret
 from receipts.signer_actors import RaySigner, SignerSettings, start_signers
-from receipts.signer_group import HeadSource, SignerGroup, enrol_meter
+from receipts.signer_group import HeadSource, SignerGroup
 from receipts.signer_policy import ReceiptRules
 from receipts.signing_errors import SigningError
 from receipts.stored_receipt import StoredReceipt

@@ -13,16 +13,18 @@ from pathlib import Path
 import pytest
 import ray
 from nacl.signing import VerifyKey
+from ray.exceptions import RayTaskError
 
 from metering.statements import MeterKey, SignedStatement, StatementChain
 from receipts.canonical import canonical_bytes
 from receipts.frost.ciphersuite import Scalar, add, public_scalar
 from receipts.frost.signing_package import SigningPackage
+from receipts.meter_enrolling import enrol_meter
 from receipts.meter_enrolment import MeterEnrolment
 from receipts.share_secret import ShareSecretSource, create_development_secret
 from receipts.signer import Signer
-from receipts.signer_actors import RaySigner, SignerSettings, signers_of, start_signers, stop_signers
-from receipts.signer_group import SignerGroup, enrol_meter
+from receipts.signer_actors import RaySigner, SignerActor, SignerSettings, signers_of, start_signers, stop_signers
+from receipts.signer_group import SignerGroup
 from receipts.signer_messages import (
     Refusal,
     ShareRefused,
@@ -33,7 +35,7 @@ from receipts.signer_messages import (
     SigningRequest,
 )
 from receipts.signer_policy import ReceiptRules
-from receipts.signing_errors import QuorumUnavailable, ShareUnusable, SignerUnavailable
+from receipts.signing_errors import QuorumUnavailable, ShareUnusable, SignerUnavailable, SigningError
 
 TEMPLATE = Path(__file__).parents[1] / "unit" / "receipts" / "data" / "unsigned-receipt.json"
 METER = MeterKey(bytes(range(32)))
@@ -154,14 +156,68 @@ async def test_the_life_of_a_signing_group(local_ray: str, tmp_path: Path) -> No
         await group.sign(messages[54:56])
     stop_signers(actors)
 
-    again = await house.start_group(house.start_actors(name_prefix="again"))
+    successors = house.start_actors(name_prefix="again")
+    again = await house.start_group(successors)
     assert again.public_key == group.public_key
     await house.sign(again, messages[54:58])
+    stop_signers(successors)
 
     wrong = tmp_path / "wrong-secret"
     wrong.write_text(bytes(32).hex())
     with pytest.raises(ShareUnusable, match="another share secret"):
         await house.start_group(house.start_actors(secret=wrong, name_prefix="wrong"))
+
+
+def test_a_signer_that_cannot_be_opened_is_tried_again_at_the_next_call(tmp_path: Path) -> None:
+    """As on a disk that is full for a while; the actor's process need not be started again."""
+    create_development_secret(tmp_path / "share-secret", os.urandom)
+    settings = SignerSettings(
+        identifier=1,
+        folder=tmp_path / "signer-1",
+        share_secret=ShareSecretSource(file=tmp_path / "share-secret"),
+        make_policy=partial(ReceiptRules, wall_clock_ns=time.time_ns),
+    )
+    in_the_way = tmp_path / "signer-1" / "identity.sealed.new"
+    in_the_way.mkdir(parents=True)
+    actor = SignerActor(settings)
+    for _ in range(3):
+        with pytest.raises(OSError, match="identity"):
+            actor.status()
+    in_the_way.rmdir()
+    assert actor.status().identity.identifier == 1
+    other = SignerActor(settings)
+    with pytest.raises(SigningError, match="another process uses") as first:
+        other.status()
+    with pytest.raises(SigningError, match="another process uses") as second:
+        other.status()
+    assert first.value is not second.value, "one error raised again would grow its traceback for ever"
+    actor._signer.close()
+    assert other.status().identity.identifier == 1
+    other._signer.close()
+
+
+class Failing:
+    """A handle whose method ``status`` fails at the actor with this."""
+
+    def __init__(self, cause: Exception) -> None:
+        self.status = self
+        self._cause = cause
+
+    async def remote(self) -> None:
+        raise RayTaskError("status", "its traceback", self._cause)
+
+
+async def test_whatever_a_signer_raises_is_that_signers_trouble() -> None:
+    full = RaySigner(Failing(OSError(28, "No space left on device")), identifier=4)  # type: ignore[arg-type]
+    with pytest.raises(SigningError, match=r"^signer 4 failed: OSError: \[Errno 28\] No space left on device$"):
+        await full.status()
+    lengthy = RaySigner(Failing(ValueError("x" * 10**6)), identifier=4)  # type: ignore[arg-type]
+    with pytest.raises(SigningError) as raised:
+        await lengthy.status()
+    assert len(str(raised.value)) < 400
+    refusing = RaySigner(Failing(ShareUnusable("its own reason")), identifier=4)  # type: ignore[arg-type]
+    with pytest.raises(ShareUnusable, match=r"^its own reason$"):
+        await refusing.status()
 
 
 async def test_a_restarted_actor_comes_back_with_its_share(local_ray: str, tmp_path: Path) -> None:
@@ -215,7 +271,7 @@ async def test_a_signer_that_returns_wrong_shares_is_named_and_excluded_until_it
     await house.sign(group, messages[:10])
     assert group.excluded == dict.fromkeys((1, 3), "wrong signature shares from [1, 3]")
     assert "signer 1 is excluded" in caplog.text
-    reports = {each.identifier: each for each in await group.members()}
+    reports = {each.identifier: each for each in await group.members(time.time_ns)}
     assert [reports[each].state for each in range(1, 6)] == ["excluded", "ready", "excluded", "ready", "ready"]
     assert reports[2].host == reports[1].host is not None
     assert reports[2].status.vouched == 10
@@ -231,7 +287,7 @@ async def test_a_signer_that_returns_wrong_shares_is_named_and_excluded_until_it
     ray.kill(repaired[4].handle, no_restart=True)
     ray.kill(repaired[5].handle, no_restart=True)
     await house.sign(again, messages[20:])
-    assert [each.state for each in await again.members()] == ["ready", "ready", "ready", "away", "away"]
+    assert [each.state for each in await again.members(time.time_ns)] == ["ready", "ready", "ready", "away", "away"]
 
 
 def changed(message: bytes, **sections: Mapping[str, object]) -> bytes:

@@ -17,9 +17,10 @@ from receipts.account_heads import AccountHeads
 from receipts.canonical import canonical_bytes
 from receipts.document import AccountHead, document_from, head_from_signed_bytes, signed_bytes, with_signature
 from receipts.errors import ReadersBusy
+from receipts.meter_enrolling import enrol_meter
 from receipts.meter_enrolment import MeterEnrolment
 from receipts.signer import Signer
-from receipts.signer_group import SignerGroup, enrol_meter
+from receipts.signer_group import SignerGroup
 from receipts.signer_messages import HeadEvidence, Refusal, ShareRefused, SignedMessage, SigningRefused, SigningRequest
 from receipts.signer_policy import ReceiptRules
 from receipts.signer_ports import LocalSigner
@@ -211,6 +212,21 @@ async def test_one_head_of_an_account_at_a_time(house: House) -> None:
     assert await heads.signed("acme", 5), "there is room again"
 
 
+async def test_only_a_few_heads_are_under_way_at_once(house: House) -> None:
+    """Receipts wait while they are signed."""
+    receipts = await house.signed(house.meter.chain(1))
+    readers = Readers([stored(each) for each in receipts])
+    heads = readers.heads(house.group)
+    readers.go_on.clear()
+    waiting = [asyncio.create_task(heads.signed(f"account-{each}", 5)) for each in range(4)]
+    await asyncio.sleep(0)
+    with pytest.raises(ReadersBusy, match="too many account heads"):
+        await asyncio.wait_for(heads.signed("acme", 5), 5)
+    readers.go_on.set()
+    assert all(await asyncio.gather(*waiting))
+    assert await heads.signed("acme", 5), "there is room again"
+
+
 async def test_a_head_without_a_quorum_is_no_refusal(house: House) -> None:
     receipts = await house.signed(house.meter.chain(1))
     for each in (1, 2, 3):
@@ -270,7 +286,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
             acme[0],
             acme[3],
         ),
-        r"its time is -86400 s off this signer's clock",
+        r"its time is -86400.0 s off this signer's clock",
     ),
     "tomorrow's time": (
         lambda house, acme, other: (
@@ -278,7 +294,15 @@ REFUSED: dict[str, tuple[Change, str]] = {
             acme[0],
             acme[3],
         ),
-        r"its time is \+86400 s off",
+        r"its time is \+86400.0 s off",
+    ),
+    "a time after its signature": (
+        lambda house, acme, other: (
+            head_over(house, acme[0], acme[3], as_of_unix_ns=NOW_NS + 21 * 10**8),
+            acme[0],
+            acme[3],
+        ),
+        r"its time is \+2.1 s off this signer's clock",
     ),
     "another key": (
         lambda house, acme, other: (head_over(house, acme[0], acme[3], key_id="ab" * 8), acme[0], acme[3]),
@@ -297,6 +321,15 @@ REFUSED: dict[str, tuple[Change, str]] = {
         "is not the receipt 1",
     ),
 }
+
+
+@pytest.mark.parametrize("off_ns", [-60 * 10**9, 2 * 10**9])
+async def test_clocks_may_differ_a_little(house: House, off_ns: int) -> None:
+    """A head says what was signed before it, so it may be late by more than early."""
+    acme = await house.signed(house.meter.chain(2))
+    assert await house.group.sign_head(
+        head_over(house, acme[0], acme[1], as_of_unix_ns=NOW_NS + off_ns), acme[0], acme[1]
+    )
 
 
 @pytest.mark.parametrize(("change", "says"), REFUSED.values(), ids=REFUSED)

@@ -5,7 +5,9 @@ import json
 import logging
 import os
 import pickle
+import signal
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +31,7 @@ from receipts.signer_messages import (
     SigningReply,
     SigningRequest,
 )
-from receipts.signer_store import ChainClaim, StatementNumber
+from receipts.signer_store import ChainClaim, MarkStore, StatementNumber
 from receipts.signing_errors import PolicyViolation, ShareUnusable, SigningError
 
 SECRET = bytes(range(32))
@@ -497,6 +499,77 @@ def test_a_share_that_does_not_fit_its_group_is_said(five: Five, tmp_path: Path)
     signer._write_share(replace(share, secret=wrong), record.statement, signatures=record.signatures)
     signer.close()
     with pytest.raises(ShareUnusable, match="is of another group"):
+        open_signer(tmp_path, 1)
+
+
+def test_a_folder_is_one_process_s_at_a_time(five: Five, tmp_path: Path) -> None:
+    """Two starts that overlap would each take the other's epoch of the marks for a copy's, for good."""
+    five.found()
+    with pytest.raises(SigningError, match=r"another process uses .*signer-1; end it, or wait") as raised:
+        open_signer(tmp_path, 1)
+    assert not isinstance(raised.value, ShareUnusable), "it may be tried again"
+    five.signers[1].close()
+    with pytest.raises(ShareUnusable, match="another share secret"):
+        open_signer(tmp_path, 1, share_secret=bytes(32))
+    five.signers[1] = open_signer(tmp_path, 1)
+    assert five.signers[1].status().record is not None
+
+
+def test_a_successor_waits_for_a_process_that_is_ending(five: Five, tmp_path: Path) -> None:
+    five.found()
+    five.signers[1].close()
+    is_ready, has_opened = os.pipe()
+    ending = os.fork()
+    if ending == 0:
+        signer = open_signer(tmp_path, 1)
+        os.write(has_opened, b"1")
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGKILL)
+        signer.close()
+    assert os.read(is_ready, 1) == b"1"
+    five.signers[1] = open_signer(tmp_path, 1)
+    os.waitpid(ending, 0)
+    for each in (is_ready, has_opened):
+        os.close(each)
+
+
+@pytest.mark.parametrize("put_in_their_place", ["nothing", "an empty file", "an empty store"])
+def test_a_signer_whose_marks_and_epoch_are_lost_does_not_sign(
+    five: Five, tmp_path: Path, put_in_their_place: str
+) -> None:
+    record = five.found()
+    folder = tmp_path / "signer-1"
+    five.signers[1].close()
+    for each in (*folder.glob("marks.sqlite3*"), folder / "marks-epoch.sealed"):
+        each.unlink()
+    if put_in_their_place == "an empty file":
+        (folder / "marks.sqlite3").touch()
+    elif put_in_their_place == "an empty store":
+        MarkStore.open(folder / "marks.sqlite3", public_key=record.public_key).close()
+    for _ in range(2):
+        with pytest.raises(ShareUnusable, match=r"lost its marks|not what it wrote last"):
+            open_signer(tmp_path, 1)
+
+
+def test_a_share_from_before_epochs_is_taken_over_once(five: Five, tmp_path: Path) -> None:
+    record = five.found()
+    folder = tmp_path / "signer-1"
+    share, _ = five.signers[1]._active  # type: ignore[misc]
+    texts = {each: signature.hex() for each, signature in record.signatures.items()}
+    old = {"secret": share.secret.hex(), "statement": record.statement.to_document(), "signatures": texts}
+    five.signers[1]._vault.write("share", json.dumps(old).encode())
+    five.signers[1].close()
+    (folder / "marks-epoch.sealed").unlink()
+    for each in folder.glob("marks.sqlite3*"):
+        each.unlink()
+    MarkStore.open(folder / "marks.sqlite3", public_key=record.public_key).close()
+    open_signer(tmp_path, 1).close()
+    open_signer(tmp_path, 1).close()
+    (folder / "marks-epoch.sealed").unlink()
+    for each in folder.glob("marks.sqlite3*"):
+        each.unlink()
+    MarkStore.open(folder / "marks.sqlite3", public_key=record.public_key).close()
+    with pytest.raises(ShareUnusable, match="not what it wrote last"):
         open_signer(tmp_path, 1)
 
 

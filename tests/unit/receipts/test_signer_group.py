@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -19,10 +20,11 @@ from metering.statements import SignedStatement
 from receipts.frost.ciphersuite import Scalar, add, public_scalar
 from receipts.frost.errors import FrostError
 from receipts.group_record import GroupRecord
+from receipts.meter_enrolling import enrol_meter
 from receipts.meter_enrolment import MeterEnrolment
 from receipts.signer import Signer
 from receipts.signer_exclusions import Exclusions
-from receipts.signer_group import SignerGroup, enrol_meter
+from receipts.signer_group import SignerGroup
 from receipts.signer_messages import (
     CeremonyPlan,
     CommitmentBatch,
@@ -466,7 +468,7 @@ async def test_the_report_says_how_each_signer_is(house: House, tmp_path: Path) 
     house.ports[2].spoil_reply = lambda reply: replace(reply, outcomes=(no,) * len(reply.outcomes))
     await house.sign(group, chain(3))
     async with dead(house, 4):
-        one, two, three, four, five = await group.members()
+        one, two, three, four, five = await group.members(lambda: 7)
     assert (one.state, one.reason, one.status.accounts, one.status.vouched) == ("ready", None, 1, 0)
     assert one.status.unused_nonces > 0
     assert (two.state, three.state, four.state, five.state) == ("ready", "excluded", "away", "ready")
@@ -475,7 +477,7 @@ async def test_the_report_says_how_each_signer_is(house: House, tmp_path: Path) 
     assert [each.last_refusal for each in (one, two, five)] == [None, "no", None]
     stranger = open_stranger(tmp_path)
     house.ports[1]._signer = stranger
-    assert (await group.members())[0].state == "no share"
+    assert (await group.members(lambda: 7))[0].state == "no share"
     stranger.close()
 
 
@@ -515,17 +517,20 @@ async def test_a_spare_signer_takes_over_in_the_middle_of_overlapping_calls(hous
     house.ports[2].spoil_reply = die_later
     batches = [messages[start : start + 4] for start in range(0, 40, 4)]
     results = await asyncio.gather(*(group.sign(unstated(batch)) for batch in batches))
-    signed = [each for signatures in results for each in signatures if isinstance(each, bytes)]
-    assert len(signed) >= 12, "what was signed before is not lost"
-    late = [
-        message
-        for batch, signatures in zip(batches, results, strict=True)
-        for message, signature in zip(batch, signatures, strict=True)
-        if isinstance(signature, SigningRefused)
-    ]
     for batch, signatures in zip(batches, results, strict=True):
-        house.book.keep(batch, signatures)
-    assert verified(group, late, await house.sign(group, late)), "the rest is signed when it is offered again"
+        assert verified(group, batch, signatures)
+    assert [each.last_refusal for each in await group.members(lambda: 7)] == [None] * 5, "nobody was unwilling"
+
+
+async def test_a_call_waits_in_vain_for_an_earlier_one_that_is_refused(house: House) -> None:
+    house.max_batch = 4
+    group = await house.start()
+    messages = chain(12, wrong=[6])
+    async with dead(house, 4, 5):
+        await house.sign(group, messages[:4])
+    async with dead(house, 1, 2), asyncio.timeout(20):
+        results = await asyncio.gather(*(group.sign(unstated(messages[each : each + 4])) for each in (4, 8)))
+    assert [isinstance(each, bytes) for signatures in results for each in signatures] == [True] + [False] * 7
 
 
 async def test_more_commitments_are_asked_for_when_too_few_are_left(house: House) -> None:
@@ -553,6 +558,7 @@ async def test_fresh_commitments_come_with_the_shares(house: House) -> None:
     "spoil",
     [
         lambda fresh: replace(fresh, identifier=1),
+        lambda fresh: replace(fresh, commitments=fresh.commitments * 300),
         lambda fresh: replace(fresh, commitments=(replace(fresh.commitments[0], identifier=1), *fresh.commitments[1:])),
     ],
 )
@@ -595,6 +601,11 @@ async def test_three_dishonest_signers_are_one_too_many(house: House) -> None:
         lambda reply: replace(reply, identifier=1),
         lambda reply: replace(reply, outcomes=("text",) * len(reply.outcomes)),
         lambda reply: replace(reply, outcomes=(b"short",) * len(reply.outcomes)),
+        lambda reply: replace(reply, outcomes=(ShareRefused(reason="no", detail="no"),) * len(reply.outcomes)),
+        lambda reply: replace(reply, outcomes=(behind("acme", 2**80),) * len(reply.outcomes)),
+        lambda reply: replace(reply, outcomes=(behind("\ud800", 1),) * len(reply.outcomes)),
+        lambda reply: replace(reply, outcomes=(behind(["acme"], 1),) * len(reply.outcomes)),
+        lambda _: None,
     ],
 )
 async def test_a_malformed_reply_excludes_its_sender(
@@ -605,6 +616,164 @@ async def test_a_malformed_reply_excludes_its_sender(
     messages = chain(3)
     assert verified(group, messages, await group.sign(unstated(messages)))
     assert sorted(group.excluded) == [3]
+
+
+def behind(account, seq) -> ShareRefused:
+    wanted = HeadWanted(account=account, seq=seq, sha256=None)
+    return ShareRefused(reason=Refusal.BEHIND, detail="behind", head_wanted=wanted)
+
+
+@pytest.mark.parametrize("call", ["activate", "commit", "sign"])
+async def test_a_signer_that_raises_whatever_it_likes_is_passed_over_and_named(house: House, caplog, call: str) -> None:
+    await house.start()
+    group = await house.start()
+
+    async def fail(*_) -> None:
+        raise OSError(28, "No space left on device")
+
+    if call == "activate":
+        async with dead(house, 1):
+            await house.sign(group, chain(1))
+            await group.members(lambda: 7)
+    setattr(house.ports[1], call, fail)
+    messages = chain(4)
+    async with dead(house, 2):
+        assert verified(group, messages, await house.sign(group, messages))
+        async with dead(house, 3):
+            with pytest.raises(QuorumUnavailable, match=r"signer 1: OSError: .*No space left"):
+                await house.sign(group, messages)
+    assert "signer 1 cannot sign: OSError: [Errno 28] No space left on device" in caplog.text
+    one, *_ = await group.members(lambda: 7)
+    assert (one.state, "No space left" in one.reason) == ("away", True)
+    assert group.excluded == {}
+
+
+async def test_a_signer_whose_status_fails_does_not_hide_the_others(house: House) -> None:
+    group = await house.start()
+
+    async def fail() -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    house.ports[3].status = fail  # type: ignore[method-assign]
+    reports = await group.members(lambda: 7)
+    assert [each.state for each in reports] == ["ready", "ready", "away", "ready", "ready"]
+    assert reports[2].reason == "OperationalError: disk I/O error"
+
+
+async def test_signers_that_answer_and_cannot_sign_are_not_ready(house: House) -> None:
+    group = await house.start()
+    messages = chain(2)
+
+    def full(_: SigningReply) -> SigningReply:
+        raise SigningError("its disk is full")
+
+    for each in (1, 2, 3):
+        house.ports[each].spoil_reply = full
+    with pytest.raises(QuorumUnavailable, match="its disk is full"):
+        await house.sign(group, messages)
+    reports = await group.members(lambda: 7)
+    assert [each.state for each in reports] == ["away", "away", "away", "ready", "ready"]
+    assert reports[0].reason == "when it was asked last it could not sign: its disk is full"
+    for each in (1, 2, 3):
+        house.ports[each].spoil_reply = lambda reply: reply
+    assert verified(group, messages, await house.sign(group, messages))
+    assert [each.state for each in await group.members(lambda: 7)].count("ready") >= 3
+    async with dead(house, 1, 4):
+        assert verified(group, messages, await house.sign(group, messages))
+    assert [each.state for each in await group.members(lambda: 7)][1:] == ["ready"] * 4, "who was dead is ready"
+
+
+async def test_each_signers_answer_has_the_time_at_which_it_came(house: House) -> None:
+    group = await house.start()
+    now_ns, come_back, status = 10, asyncio.Event(), house.ports[4].status
+
+    async def hang():
+        await come_back.wait()
+        return await status()
+
+    house.ports[4].status = hang  # type: ignore[method-assign]
+    asking = asyncio.create_task(group.members(lambda: now_ns))
+    await asyncio.sleep(0.01)
+    now_ns = 4_000_000_010
+    come_back.set()
+    assert [each.answered_unix_ns for each in await asking] == [10, 10, 10, 4_000_000_010, 10]
+
+
+async def test_a_signer_that_refuses_what_others_sign_is_asked_last(house: House, caplog) -> None:
+    class Wrong(ToyPolicy):
+        def examine_stated(self, message, evidence, *, key_id, meters) -> ChainClaim:
+            raise PolicyViolation("its clock is wrong")
+
+    house.reopen(1, policy=Wrong())
+    group = await house.start()
+    for message in chain(10):
+        assert verified(group, [message], await house.sign(group, [message]))
+    assert house.ports[1].calls.count("sign") == 1
+    said = "signer 1 refuses what others sign, and is asked last: its clock is wrong"
+    assert [each.message for each in caplog.records].count(said) == 1
+
+
+async def test_a_receipt_that_all_refuse_sets_no_signer_back(house: House) -> None:
+    group = await house.start()
+    await house.sign(group, chain(1, wrong=[1]))
+    asked = [house.ports[each].calls.count("sign") for each in MEMBERS]
+    messages = chain(3, account="other")
+    await house.sign(group, messages)
+    assert [house.ports[each].calls.count("sign") for each in MEMBERS] == [each + 1 for each in asked[:3]] + asked[3:]
+
+
+async def test_a_signer_that_never_has_its_nonces_is_asked_last(house: House) -> None:
+    group = await house.start()
+    lost = ShareRefused(reason=Refusal.NONCE, detail="lost")
+    house.ports[1].spoil_reply = lambda reply: replace(reply, outcomes=(lost,) * len(reply.outcomes))
+    for message in chain(6):
+        assert verified(group, [message], await house.sign(group, [message]))
+    assert house.ports[1].calls.count("sign") == 2
+    one, *_ = await group.members(lambda: 7)
+    assert (one.state, one.reason) == ("away", "when it was asked last it could not sign: it does not keep its nonces")
+
+
+@pytest.mark.parametrize("note", ['{"1": "x"', "[]", '{"9": "y"}', '{"1": 5}', '{"one": "x"}', ""])
+async def test_without_knowing_who_is_excluded_the_group_starts_and_signs_nothing(
+    house: House, caplog, note: str
+) -> None:
+    await house.start()
+    house.record_path.with_name("excluded-signers.json").write_text(note)
+    group = await house.start()
+    assert "excluded-signers.json cannot be read" in caplog.text
+    with pytest.raises(QuorumUnavailable, match=r"signer 1: excluded: .*cannot be read"):
+        await group.sign(unstated(chain(1)))
+    for each in MEMBERS:
+        await group.readmit(each)
+    assert verified(group, chain(1), await group.sign(unstated(chain(1))))
+    assert (await house.start()).excluded == {}
+
+
+@pytest.mark.parametrize("hung", [(1,), (2, 5)])
+async def test_a_known_group_does_not_wait_for_signers_that_hang(house: House, hung: tuple[int, ...]) -> None:
+    await house.start()
+    go_on = asyncio.Event()
+    for each in hung:
+        activate = house.ports[each].activate
+
+        async def hang(record: GroupRecord, activate=activate) -> None:
+            await go_on.wait()
+            await activate(record)
+
+        house.ports[each].activate = hang  # type: ignore[method-assign]
+    async with asyncio.timeout(10):
+        group = await house.start()
+        messages = chain(2)
+        assert verified(group, messages, await house.sign(group, messages))
+    go_on.set()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert verified(group, messages, await house.sign(group, messages))
+    assert "sign" in house.ports[hung[0]].calls, "it has its place in the order again"
+    async with dead(house, *(set(MEMBERS) - {*hung, 3, 4})):
+        async with asyncio.timeout(10):
+            assert verified(group, messages, await house.sign(group, messages))
+    assert [each.state for each in await group.members(lambda: 7)] == ["ready"] * 5
 
 
 async def test_an_invalid_commitment_excludes_its_owner_and_nobody_else(house: House) -> None:
@@ -619,11 +788,23 @@ async def test_an_invalid_commitment_excludes_its_owner_and_nobody_else(house: H
     assert sorted(group.excluded) == [2]
 
 
-async def test_a_malformed_batch_of_commitments_passes_its_sender_over(house: House) -> None:
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda batch: batch.commitments[:1],
+        lambda batch: batch.commitments * 2,
+        lambda batch: tuple(replace(each, hiding=None) for each in batch.commitments),
+        lambda batch: tuple(replace(each, binding=b"short") for each in batch.commitments),
+        lambda batch: tuple("text" for each in batch.commitments),
+        lambda batch: None,
+    ],
+)
+async def test_a_malformed_batch_of_commitments_excludes_its_sender(house: House, spoil) -> None:
     group = await house.start()
-    house.ports[2].spoil_commitments = lambda batch: replace(batch, commitments=batch.commitments[:1])
+    house.ports[2].spoil_commitments = lambda batch: replace(batch, commitments=spoil(batch))
     messages = chain(3)
     assert verified(group, messages, await group.sign(unstated(messages)))
+    assert sorted(group.excluded) == [2]
 
 
 async def test_a_receipt_that_breaks_a_rule_is_refused_and_blocks_only_its_account(house: House) -> None:
@@ -762,7 +943,7 @@ async def test_a_known_group_starts_with_signers_missing_and_takes_them_in_later
 
 
 async def test_a_crash_between_record_and_activation_is_made_good(house: House) -> None:
-    class Crash(Exception):
+    class Crash(BaseException):
         pass
 
     async def crash(_: GroupRecord) -> None:
@@ -824,12 +1005,17 @@ async def test_the_ports_must_be_the_groups(house: House) -> None:
     group = await house.start()
     ports = {each: house.ports[each] for each in (1, 2, 3, 4)}
     with pytest.raises(SigningError, match="were started"):
-        SignerGroup(record=group.record, ports=ports, heads=house.book, exclusions=Exclusions.beside(house.record_path))
+        SignerGroup(
+            record=group.record,
+            ports=ports,
+            heads=house.book,
+            exclusions=Exclusions.beside(house.record_path, MEMBERS),
+        )
     with pytest.raises(SigningError, match="1 to 1024"):
         SignerGroup(
             record=group.record,
             ports=house.ports,
             heads=house.book,
-            exclusions=Exclusions.beside(house.record_path),
+            exclusions=Exclusions.beside(house.record_path, MEMBERS),
             max_batch=0,
         )

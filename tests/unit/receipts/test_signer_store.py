@@ -233,6 +233,26 @@ def test_the_store_of_another_group_or_version_or_kind_is_refused(path: Path, tm
         MarkStore.open(garbage, public_key=KEY)
 
 
+def test_a_store_that_cannot_be_opened_now_is_not_called_damaged(path: Path, tmp_path: Path) -> None:
+    MarkStore.open(path, public_key=KEY).close()
+    path.rename(tmp_path / "kept")
+    path.mkdir()
+    for where in (path, tmp_path / "no folder" / "marks"):
+        with pytest.raises(SigningError, match="cannot be opened") as raised:
+            MarkStore.open(where, public_key=KEY)
+        assert not isinstance(raised.value, ShareUnusable)
+    path.rmdir()
+    (tmp_path / "kept").rename(path)
+    MarkStore.open(path, public_key=KEY).close()
+
+
+def test_marks_that_cannot_be_read_are_said(store: MarkStore) -> None:
+    store._connection.executescript("DROP TABLE life; DROP TABLE vouched; DROP TABLE account")
+    for read in (store.counts, lambda: store.mark("acme"), lambda: store.epoch):
+        with pytest.raises(SigningError, match=r"marks in .* could not be read"):
+            read()
+
+
 operations = st.lists(
     st.tuples(st.sampled_from(["acme", "other"]), st.integers(1, 6), st.sampled_from("ab"), st.sampled_from("ab")),
     max_size=25,

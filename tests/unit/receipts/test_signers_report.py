@@ -5,12 +5,13 @@ import json
 import pytest
 
 from receipts.ledger_writer import Backlog
-from receipts.signer_group import MemberReport, SignerState
 from receipts.signer_messages import SignerIdentity, SignerStatus
-from receipts.signers_report import SignersReport, SigningRate
+from receipts.signers_report import MemberReport, SignersReport, SignerState, SigningRate
 
 
-def member(identifier: int, state: SignerState, clock_unix_ns: int | None = None) -> MemberReport:
+def member(
+    identifier: int, state: SignerState, clock_unix_ns: int | None = None, answered_unix_ns: int = 10_000_000_000
+) -> MemberReport:
     status = SignerStatus(
         identity=SignerIdentity(identifier=identifier, identity_key=bytes(32)),
         record=None,
@@ -27,6 +28,7 @@ def member(identifier: int, state: SignerState, clock_unix_ns: int | None = None
         host="host-1",
         last_refusal=None,
         status=None if is_away else status,
+        answered_unix_ns=answered_unix_ns,
     )
 
 
@@ -52,6 +54,8 @@ def test_who_is_ready_what_waits_and_whose_clock_is_off() -> None:
     assert whole.ready == 2
     assert whole.oldest_age_s == 1.5
     assert [whole.clock_ahead_s(each) for each in whole.members] == [2.0, None, None, None]
+    early = member(1, SignerState.READY, clock_unix_ns=7_000_000_000, answered_unix_ns=6_000_000_000)
+    assert whole.clock_ahead_s(early) == 1.0, "whenever the last one answered"
     assert report(Backlog(count=0, oldest_unix_ns=None)).oldest_age_s is None
     assert report(Backlog(count=1, oldest_unix_ns=11_000_000_000)).oldest_age_s == 0, "the clock went back"
 

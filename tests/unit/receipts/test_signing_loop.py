@@ -50,7 +50,7 @@ def open_ledger(path: Path, key_id: str) -> Ledger:
 
 
 @asynccontextmanager
-async def running(path: Path, signers: Signers) -> AsyncIterator[LedgerWriter]:
+async def running(path: Path, signers: Signers, **options) -> AsyncIterator[LedgerWriter]:
     writer = await LedgerWriter.open(lambda: open_ledger(path, signers.group.key_id))
     loop = SigningLoop(
         writer,
@@ -58,6 +58,7 @@ async def running(path: Path, signers: Signers) -> AsyncIterator[LedgerWriter]:
         public_key=signers.group.public_key,
         first_pause_s=0.01,
         longest_pause_s=0.02,
+        **options,
     )
     task = asyncio.create_task(loop.run())
     try:
@@ -297,3 +298,19 @@ async def test_signers_that_were_away_see_signed_receipts_only(tmp_path: Path, g
         )
         assert await heads.signed_receipt("acme", 2) is None
         assert await heads.signed_receipt("nobody", 1) is None
+
+
+async def test_signing_goes_on_when_what_was_signed_cannot_be_counted(
+    tmp_path: Path, group, make_settlement, caplog
+) -> None:
+    def fail(_: Sequence[int]) -> None:
+        raise RuntimeError("no metrics here")
+
+    signers = Signers(group)
+    async with running(tmp_path / "l.db", signers, on_signed=fail) as writer:
+        await settle(writer, [make_settlement(1)])
+        await all_signed(writer, group, [1])
+        await settle(writer, [make_settlement(2)])
+        await all_signed(writer, group, [2])
+    assert "receipts that were signed could not be counted" in caplog.text
+    assert "signing receipts failed" not in caplog.text
