@@ -47,6 +47,7 @@ if TYPE_CHECKING:  # ray reads its environment when it is imported, so `start_ra
     from serve.application import PoolDeployment
 
 _POLL_S = 0.2
+_STOPPING_MARGIN_S = 5.0
 _DEFAULT_ACCOUNT = "default"
 OPERATOR_ACCOUNT = "mesh-operator"
 _SIGNERS = 5
@@ -105,7 +106,7 @@ def start_mesh(
         finally:
             with progress.step("stopped"):
                 start.close()
-                stop_ray(session)
+                stop_ray(session, within_s=settings.deadlines.stop_s + _STOPPING_MARGIN_S)
     finally:
         folder.release()
 

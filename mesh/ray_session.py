@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,8 +89,10 @@ def start_ray(name: str, data_dir: Path, environment: Mapping[str, str]) -> RayS
     )
 
 
-def stop_ray(session: RaySession) -> None:
+def stop_ray(session: RaySession, *, within_s: float) -> None:
     """End the mesh's application, so that engines stop in order, then the local cluster; a joined one is left.
+
+    Engines get ``within_s`` to stop. Serve itself may wait much longer for what has died: it isn't waited for.
 
     The mesh's own actors belong to this process's job: Ray ends them when it disconnects. A signal to the whole
     process group may have ended Ray before us; then there is nothing left to ask, and asking would hang.
@@ -98,7 +101,8 @@ def stop_ray(session: RaySession) -> None:
 
     deleting = threading.Thread(target=_delete_application, args=(session,), daemon=True)
     deleting.start()
-    while deleting.is_alive() and _answers(session.address):
+    give_up = time.monotonic() + within_s
+    while deleting.is_alive() and time.monotonic() < give_up and _answers(session.address):
         deleting.join(_STOP_POLL_S)
     ray.shutdown()
 
