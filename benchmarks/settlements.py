@@ -8,12 +8,13 @@ from metering.statements import MeterKey, StatementChain
 from receipts.draft import RequestContext
 
 _NS_PER_S = 10**9
+METER = MeterKey(bytes(range(32)))
 _BEGAN_NS = 1_782_219_834 * _NS_PER_S
 
 
 def settlements(accounts: list[str]) -> Iterator[Settlement]:
     """Requests of these accounts in turn, one meter's, ten a second by the wall clock on them."""
-    statements = StatementChain(MeterKey(bytes(range(32))), None)
+    statements = StatementChain(METER, None)
     for number in count(1):
         request_id = f"{number:032x}"
         energy = _energy(active_microjoules=295_001 + number % 1000, floor_microjoules=14_999)

@@ -29,10 +29,10 @@ from typing import TYPE_CHECKING, Any
 import nacl
 import psutil
 
-from metering.settlement import EnergyErrors, EnergyFigures, MeteredSilicon, Settlement, TokenCounts
-from metering.statements import MeterKey, SignedStatement, StatementChain
+from benchmarks.settlements import METER, settlements
+from metering.settlement import Settlement
+from metering.statements import SignedStatement, StatementChain
 from receipts.canonical import canonical_bytes
-from receipts.draft import RequestContext
 from receipts.frost import keygen, round_one, round_two
 from receipts.frost.aggregate import aggregate
 from receipts.frost.batch import aggregate_batch, sign_batch
@@ -53,13 +53,12 @@ MESSAGES = 500
 RECEIPTS = 6000
 LATENCY_S = 15.0
 FOLLOWED_ONE_IN = 10
-ACCOUNTS = 8
+ACCOUNTS = [f"account-{number}" for number in range(8)]
 POLL_S = 0.1
 ARRIVALS = 0.3
 NAMESPACE = "signing-benchmark"
 
 RECEIPT = Path(__file__).parents[1] / "tests" / "unit" / "receipts" / "data" / "unsigned-receipt.json"
-METER = MeterKey(bytes(range(32)))
 ENROLMENT = MeterEnrolment(public_key=METER.public_key, node="host-1", maximum_power_milliwatts=100_000)
 
 
@@ -209,84 +208,6 @@ def measure_policy(chained: list[tuple[bytes, SignedStatement]], key_id: str) ->
     yield "the same, and statement", timed(len(chained), stated_receipts)
 
 
-class Settlements:
-    """A meter's settlements, one after the other, over some accounts."""
-
-    def __init__(self) -> None:
-        self._statements = StatementChain(METER, None)
-        self._made = 0
-
-    def next(self) -> Settlement:
-        self._made += 1
-        request_id = f"{self._made:032x}"
-        errors = EnergyErrors(
-            conservation_percent=0.0, counter_percent=30.0, allocation_percent=None, allocation_reason="not calibrated"
-        )
-        return Settlement(
-            request_id=request_id,
-            replica="replica-1",
-            outcome="finished",
-            start_unix_ns=time.time_ns() - 10**9,
-            duration_ns=312_400_000,
-            energy=EnergyFigures(
-                total_microjoules=310_000,
-                active_microjoules=295_001,
-                floor_microjoules=14_999,
-                estimated_microjoules=0,
-                unavailable_reason=None,
-                method="util-tdp",
-                method_confidence="derived",
-                scope=("cpu",),
-                counter_period_ns=10_000_000,
-                mean_batch_thousandths=1500,
-                peak_power_milliwatts=5470,
-                errors=errors,
-            ),
-            tokens=TokenCounts(input=34, cached=16, output=128),
-            silicon=MeteredSilicon(vendor="amd", model="AMD EPYC", device_ids=("cpu-package-0",), node="host-1"),
-            context=_context(request_id, self.account_of(self._made)).to_json(),
-            statement=self._statements.state(
-                request_id=request_id,
-                outcome="finished",
-                microjoules=310_000,
-                counted_microjoules=10**6 * self._made,
-                open_ns=0,
-            ),
-        )
-
-    @staticmethod
-    def account_of(number: int) -> str:
-        return f"account-{number % ACCOUNTS}"
-
-
-def _context(request_id: str, account: str) -> RequestContext:
-    return RequestContext(
-        receipt_id=f"rcpt_{request_id}",
-        workload_id=f"chatcmpl-{request_id}",
-        kind="ml-inference",
-        model="SmolLM2-135M-Instruct",
-        model_revision=None,
-        customer_tag=None,
-        account=account,
-        tier="L0",
-        operator_name="this-machine",
-        region="local",
-        simulated=False,
-        legal_entity=None,
-        country="DE",
-        dc_pue=1.15,
-        dc_ref_renewable_share=None,
-        grid_zone="DE",
-        grid_intensity_gco2_per_kwh=313.4,
-        grid_source="yearly mean",
-        grid_as_of="2020",
-        grid_is_estimated=True,
-        usd_per_kwh=0.5,
-        price_version="2026-01",
-        attempts=(),
-    )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Throughput:
     """Receipts signed in a second, and microseconds of processor that all actors together took for one."""
@@ -344,9 +265,9 @@ def cpu_s(processes: Sequence[psutil.Process]) -> float:
     return sum(sum(each.cpu_times()[:2]) for each in processes)
 
 
-async def measure_throughput(group: RunningGroup, settlements: Settlements, count: int) -> Throughput:
+async def measure_throughput(group: RunningGroup, source: Iterator[Settlement], count: int) -> Throughput:
     """The rate in the middle of a backlog that gets signed."""
-    waiting = [settlements.next() for _ in range(count)]
+    waiting = [next(source) for _ in range(count)]
     await asyncio.gather(*(group.ledger.settle.remote(each) for each in waiting))
     actors = group.actors()
     await group.enrol()
@@ -365,14 +286,14 @@ async def measure_throughput(group: RunningGroup, settlements: Settlements, coun
     )
 
 
-async def measure_latency(group: RunningGroup, settlements: Settlements, per_second: float) -> list[float]:
+async def measure_latency(group: RunningGroup, source: Iterator[Settlement], per_second: float) -> list[float]:
     """Seconds from a receipt's commit to the client that waits for its signature, of some that arrive evenly."""
     began = time.perf_counter()
     tasks: list[asyncio.Task[float | None]] = []
     for number in range(round(per_second * LATENCY_S)):
         await asyncio.sleep(max(0.0, began + number / per_second - time.perf_counter()))
         is_followed = number % FOLLOWED_ONE_IN == 0
-        tasks.append(asyncio.create_task(_settled(group.ledger, settlements.next(), is_followed=is_followed)))
+        tasks.append(asyncio.create_task(_settled(group.ledger, next(source), is_followed=is_followed)))
     waited = await asyncio.gather(*tasks)
     return [each for each in waited if each is not None]
 
@@ -389,12 +310,12 @@ async def _settled(ledger: "ActorHandle[Any]", settlement: Settlement, *, is_fol
 
 async def measure_actors(folder: Path, count: int) -> tuple[Throughput, float, list[float]]:
     group = RunningGroup(folder)
-    for number in range(ACCOUNTS):
-        await group.ledger.create_key.remote(Settlements.account_of(number), "benchmark")
-    settlements = Settlements()
-    throughput = await measure_throughput(group, settlements, count)
+    for account in ACCOUNTS:
+        await group.ledger.create_key.remote(account, "benchmark")
+    source = settlements(ACCOUNTS)
+    throughput = await measure_throughput(group, source, count)
     arrivals = ARRIVALS * throughput.per_second
-    return throughput, arrivals, await measure_latency(group, settlements, arrivals)
+    return throughput, arrivals, await measure_latency(group, source, arrivals)
 
 
 def through_the_actors(count: int) -> tuple[Throughput, float, list[float]]:

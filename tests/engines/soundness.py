@@ -20,10 +20,10 @@ import requests
 from books_audit import BooksAudit, Connect, audit_books, count_unsigned
 from chat_load import Exchange, count_by
 from nonce_audit import audit_nonces
-from receipts.ledger_check import check_ledger
 from running_echo import EchoMesh
 
 from mesh.app import OPERATOR_ACCOUNT
+from receipts.ledger_check import check_ledger
 from receipts.ledger_database import ReadingDatabase
 
 _QUIET_WITHIN_S: Final = 120.0
