@@ -204,7 +204,8 @@ def test_with_too_many_receipts_unsigned_nothing_new_is_taken_until_they_are_sig
     _kill(mesh, "SignerActor")
     with concurrent.futures.ThreadPoolExecutor(4) as threads:
         responses = list(threads.map(mesh.chat, ["hello"] * 2 * _MOST_UNSIGNED))
-    assert {each.status_code for each in responses} == {200, 503}
+    # A 402, where the other threads' holds are all that the account has at that moment.
+    assert {200, 503} <= {each.status_code for each in responses} <= {200, 402, 503}
     refused = next(each for each in responses if each.status_code == 503)
     error = refused.json()["error"]
     assert error["code"] == "service_unavailable"
