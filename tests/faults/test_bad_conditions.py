@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import os
-import resource
 import re
+import resource
 import shutil
 import sqlite3
 import subprocess
