@@ -74,7 +74,8 @@ def build_app(
     ``ledger`` is the ledger actor, ``group_key`` what `/v1/keys/group` answers; ``meters`` finds the hosts' meters,
     which only keys of the ``operator_account`` may read.
     """
-    app = FastAPI(title="Joule Mesh", docs_url=None, redoc_url=None)
+    # No redirects: `/v1/receipts/$ID` with an empty ID would list all receipts.
+    app = FastAPI(title="Joule Mesh", docs_url=None, redoc_url=None, redirect_slashes=False)
     routes = _Routes(door, ledger, group_key)
     meter_routes = MeterRoutes(routes.account, meters, operator_account)
     app.add_api_route("/healthz", routes.healthz, methods=["GET"])

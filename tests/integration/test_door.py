@@ -64,7 +64,7 @@ def test_chat_needs_a_key_before_it_reads_the_body(echo_mesh):
     _check_envelope(response, 401, "invalid_api_key")
 
 
-@pytest.mark.parametrize("path", ["/", "/v1/nope", "/v1/receipts/rcpt_" + "0" * 32, "/v1/receipts/x"])
+@pytest.mark.parametrize("path", ["/", "/v1/nope", "/v1/receipts/", "/v1/receipts/rcpt_" + "0" * 32, "/v1/receipts/x"])
 def test_what_is_not_there_is_404(echo_mesh, path):
     response = requests.get(echo_mesh.url + path, headers=echo_mesh.headers, timeout=10)
     _check_envelope(response, 404, "not_found")
