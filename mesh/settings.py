@@ -2,7 +2,7 @@
 
 import importlib.resources
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
@@ -10,11 +10,15 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from clusters.sites import Site
 from mesh.errors import BadSettings
 from placement.tiers import Tier
+from receipts.document import AccountName
 from receipts.holds import MOST_UNSIGNED
 
 _LEDGERS = ("postgresql://", "postgresql+psycopg://", "sqlite:////")
 Port = Annotated[int, Field(ge=1, le=65535)]
 Positive = Annotated[float, Field(gt=0)]
+Rate = Annotated[float, Field(ge=0)]
+# What Ray takes as a label's value.
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$")]
 
 
 class _Strict(BaseModel):
@@ -23,13 +27,17 @@ class _Strict(BaseModel):
 
 
 class MeshSettings(_Strict):
-    """Where this mesh listens and keeps its data; two meshes on one machine differ in port and data folder."""
+    """Where this mesh listens and keeps its data; two meshes on one machine differ in port and data folder.
+
+    Its ``ingress_replicas`` are each on a node of their own.
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
     host: str
     port: Port
     data_dir: Path
     cache_dir: Path
+    ingress_replicas: Annotated[int, Field(ge=1)] = 1
 
 
 class LedgerSettings(_Strict):
@@ -59,13 +67,59 @@ class PriceSettings(_Strict):
 
 
 class PlacementSettings(_Strict):
-    """Exchange rates of the ranking."""
+    """What the ranking weighs: the exchange rates of a preference, or own ones in their place; tries per request."""
 
-    usd_per_kgco2: Annotated[float, Field(ge=0)]
+    prefer: Literal["cheapest", "cleanest", "balanced"] = "balanced"
+    usd_per_kgco2: Rate | None = None
+    usd_per_hour_waited: Rate | None = None
+    attempts: Annotated[int, Field(ge=1, le=16)] = 3
+
+
+class CarbonSettings(_Strict):
+    """Where the grids' carbon intensities come from.
+
+    ``hourly`` names a CSV file for each grid zone; ``api_key_variable`` the environment variable with the key of the
+    service at ``url``, which ``source: electricity-maps`` asks.
+    """
+
+    source: Literal["yearly", "hourly", "electricity-maps"] = "yearly"
+    hourly: dict[str, Path] = {}
+    url: Annotated[str, Field(pattern=r"^https?://")] = "https://api.electricitymaps.com/v3"
+    api_key_variable: str = "ELECTRICITY_MAPS_API_KEY"
+    refresh_s: Positive = 300
+
+    @model_validator(mode="after")
+    def _hourly_has_files(self) -> Self:
+        if (self.source == "hourly") != bool(self.hourly):
+            raise ValueError("hourly names a file for each zone exactly when source is hourly")
+        return self
+
+
+class SiliconSettings(_Strict):
+    """A kind of silicon that pools and node labels name.
+
+    ``detected_as`` is a pattern (``*`` and ``?``) of what a meter must detect there. Silicon that is only a label is
+    ``simulated``: nothing is compared, and its receipts say so.
+    """
+
+    kind: Label
+    detected_as: str
+    simulated: bool = False
+
+
+class AccountSettings(_Strict):
+    """Where an account's requests may run: only with ``operators``, null is any; only where ``residency`` allows."""
+
+    name: AccountName
+    operators: Annotated[frozenset[str], Field(min_length=1)] | None = None
+    residency: tuple[str, ...] = ()
 
 
 class SiteSettings(_Strict):
-    """One operator in one region; null is "not published"."""
+    """One operator in one region; null is "not published".
+
+    ``usd_per_kwh`` is this site's price in place of the mesh's; ``network_ms`` is how far it is from the ingress.
+    """
 
     operator: str
     legal_entity: str | None
@@ -74,6 +128,8 @@ class SiteSettings(_Strict):
     grid_zone: str
     dc_pue: Annotated[float, Field(ge=1)]
     dc_ref_renewable_share: Annotated[float, Field(ge=0, le=1)] | None
+    usd_per_kwh: Rate | None = None
+    network_ms: Annotated[float, Field(ge=0)] = 0
 
     @property
     def key(self) -> str:
@@ -82,7 +138,7 @@ class SiteSettings(_Strict):
 
     def site(self) -> Site:
         """The site as a domain value."""
-        return Site(**self.model_dump())
+        return Site(**self.model_dump(exclude={"usd_per_kwh", "network_ms"}))
 
 
 class WeightsSettings(_Strict):
@@ -120,12 +176,33 @@ class ModelSettings(_Strict):
     environment: dict[str, str]
 
 
+class ReplicaRange(_Strict):
+    """How many replicas a pool has as its load asks; with ``min`` 0 it sleeps after ``idle_s`` without a request."""
+
+    min: Annotated[int, Field(ge=0)]
+    max: Annotated[int, Field(ge=1)]
+    idle_s: Positive = 300
+
+    @model_validator(mode="after")
+    def _least_first(self) -> Self:
+        if self.min > self.max:
+            raise ValueError("min is more than max")
+        return self
+
+
 class PoolSettings(_Strict):
-    """One model on one site's silicon."""
+    """One model on one kind of a site's silicon; null where the site has only one.
+
+    ``wake_s`` is how long a replica's start takes, until it is learned; ``prior_joules_per_token`` stands in for the
+    model's.
+    """
 
     model: str
     site: str
-    replicas: Annotated[int, Field(ge=1)]
+    silicon: str | None = None
+    replicas: Annotated[int, Field(ge=1)] | ReplicaRange
+    wake_s: Positive = 60
+    prior_joules_per_token: Positive | None = None
     cpus_per_replica: Annotated[float, Field(ge=0)]
     threads_per_replica: Annotated[int, Field(ge=1)] | None
     gpus_per_replica: Annotated[int, Field(ge=0)] | None
@@ -133,8 +210,8 @@ class PoolSettings(_Strict):
 
     @property
     def key(self) -> str:
-        """The pool's name in plans, receipts and Serve: ``model@operator/region``."""
-        return f"{self.model}@{self.site}"
+        """The pool's name in plans, receipts and Serve: ``model@operator/region``, and ``/silicon`` if it names one."""
+        return "/".join(filter(None, (f"{self.model}@{self.site}", self.silicon)))
 
 
 class MeterSettings(_Strict):
@@ -155,7 +232,6 @@ class DeadlineSettings(_Strict):
     engine_start_s: Positive
     first_token_s: Positive
     between_tokens_s: Positive
-    unary_answer_s: Positive
     stop_s: Positive
 
 
@@ -166,9 +242,12 @@ class Settings(_Strict):
     ledger: LedgerSettings = LedgerSettings()
     price: PriceSettings
     placement: PlacementSettings
+    carbon: CarbonSettings = CarbonSettings()
+    silicon: tuple[SiliconSettings, ...] = ()
     sites: Annotated[tuple[SiteSettings, ...], Field(min_length=1)]
     models: Annotated[tuple[ModelSettings, ...], Field(min_length=1)]
     pools: Annotated[tuple[PoolSettings, ...], Field(min_length=1)]
+    accounts: tuple[AccountSettings, ...] = ()
     meter: MeterSettings
     deadlines: DeadlineSettings
 
@@ -177,11 +256,15 @@ class Settings(_Strict):
         _unique("site", [site.key for site in self.sites])
         _unique("model", [model.name for model in self.models])
         _unique("pool", [pool.key for pool in self.pools])
+        _unique("silicon", [each.kind for each in self.silicon])
+        _unique("account", [account.name for account in self.accounts])
         for pool in self.pools:
             if pool.model not in {model.name for model in self.models}:
                 raise ValueError(f"pool {pool.key}: there is no model {pool.model!r}")
             if pool.site not in {site.key for site in self.sites}:
                 raise ValueError(f"pool {pool.key}: there is no site {pool.site!r} (a site is operator/region)")
+            if pool.silicon is not None and pool.silicon not in {each.kind for each in self.silicon}:
+                raise ValueError(f"pool {pool.key}: there is no silicon of the kind {pool.silicon!r}")
         return self
 
     @property
