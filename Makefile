@@ -14,10 +14,10 @@ STAMP  := $(VENV)/.installed-$(LOCK)
 WHEELS := $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS),--torch-backend $(if $(filter gpu,$(LOCK)),auto,cpu))
 UV_PIP := VIRTUAL_ENV=$(VENV) $(UV) pip
 
-.PHONY: help install run demo test check format bench faults lock clean
+.PHONY: help install run demo test check format bench bench-placement faults failover lock clean
 
 help: ## What can be made
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
 
 run: $(STAMP) ## Start the mesh on this machine, send one request, keep serving until Ctrl-C
 	@$(VENV)/bin/jc up
@@ -43,8 +43,14 @@ install: $(STAMP) ## Only the environment
 bench: $(STAMP) ## Measure everything: set-up, against vLLM, signing, metering, energy, ledger, export, verifying (about an hour)
 	$(VENV)/bin/python -m benchmarks
 
+bench-placement: $(STAMP) ## Replay days of traffic over real grids: what choosing the pool saves (2 minutes)
+	$(VENV)/bin/python -m benchmarks placement
+
 faults: $(STAMP) ## Kill parts of a mesh at random, 200 rounds, and check that nothing is lost (about 20 minutes)
 	$(VENV)/bin/python tests/faults/kill_rounds.py --rounds 200
+
+failover: $(STAMP) ## Break replicas and nodes in the middle of answers, 300 times, and check every answer (about 40 minutes)
+	$(VENV)/bin/python tests/faults/failover_rounds.py --rounds 300
 
 lock: $(UV) ## Resolve the locks anew from pyproject.toml
 	clusters/locks/resolve $(UV)

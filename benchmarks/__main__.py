@@ -6,7 +6,20 @@ import sys
 
 from benchmarks.machine import describe
 
-_SUITES = ("setup", "serving", "signing", "ledger", "metering", "energy", "allocation", "verify", "export")
+_SUITES = (
+    "setup",
+    "serving",
+    "resume",
+    "signing",
+    "ledger",
+    "metering",
+    "energy",
+    "allocation",
+    "verify",
+    "export",
+    "placement",
+    "tiers",
+)
 
 
 def main() -> None:

@@ -30,6 +30,7 @@ from receipts.receipt_query import ReceiptQuery, ReceiptsPage
 from receipts.signer_messages import SignedMessage
 from receipts.stored_receipt import StoredReceipt
 from serve.ingress import build_app
+from serve.request_pins import RequestPins
 
 KEY = SigningKey(bytes(range(32)))
 PUBLIC_KEY = bytes(KEY.verify_key)
@@ -87,7 +88,14 @@ async def serve(url: str, port: int) -> None:
     readers = await LedgerReaders.open(partial(LedgerReader.open, url))
     door = SimpleNamespace(models=[], new_request_id=lambda: os.urandom(16).hex())
     group_key = {"public_key": PUBLIC_KEY.hex(), "key_id": KEY_ID, "threshold": 1, "signers": 1}
-    app = build_app(door, ledger_in_place(writer, readers), group_key, meters=list, operator_account="operator")
+    app = build_app(
+        door,
+        ledger_in_place(writer, readers),
+        group_key,
+        meters=list,
+        operator_account="operator",
+        pins=RequestPins({}),
+    )
     await uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning")).serve()
     await readers.close()
     await writer.close()

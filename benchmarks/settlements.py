@@ -6,10 +6,13 @@ from itertools import count
 from metering.settlement import EnergyErrors, EnergyFigures, MeteredSilicon, Settlement, TokenCounts
 from metering.statements import MeterKey, StatementChain
 from receipts.draft import RequestContext
+from receipts.placement_section import CandidatePool, Pins, PlacementContext, Rates, RejectedPool
 
 _NS_PER_S = 10**9
 METER = MeterKey(bytes(range(32)))
 _BEGAN_NS = 1_782_219_834 * _NS_PER_S
+_POOLS = ("SmolLM2-135M-Instruct@this-machine/local", "SmolLM2-360M@lab/eu-fi", "SmolLM2-1.7B-Instruct@lab/eu-de")
+_TOO_SMALL = ("tiny@this-machine/local", "tiny@lab/eu-fi", "tiny@lab/eu-de")
 
 
 def settlements(accounts: list[str]) -> Iterator[Settlement]:
@@ -34,7 +37,7 @@ def settlements(accounts: list[str]) -> Iterator[Settlement]:
             energy=energy,
             tokens=TokenCounts(input=34, cached=16, output=128),
             silicon=MeteredSilicon(vendor="amd", model="AMD EPYC", device_ids=("cpu-package-0",), node="host-1"),
-            context=_context(request_id, accounts[number % len(accounts)]).to_json(),
+            context=_context(request_id, accounts[number % len(accounts)], number).to_json(),
             statement=statement,
         )
 
@@ -58,7 +61,7 @@ def _energy(*, active_microjoules: int, floor_microjoules: int) -> EnergyFigures
     )
 
 
-def _context(request_id: str, account: str) -> RequestContext:
+def _context(request_id: str, account: str, number: int) -> RequestContext:
     return RequestContext(
         receipt_id=f"rcpt_{request_id}",
         workload_id=f"chatcmpl-{request_id}",
@@ -83,4 +86,31 @@ def _context(request_id: str, account: str) -> RequestContext:
         usd_per_kwh=0.5,
         price_version="2026-01",
         attempts=(),
+        placement=_placement(number),
+    )
+
+
+def _placement(number: int) -> PlacementContext:
+    """As full as most are: three candidates, and as many pools that could not serve it."""
+    return PlacementContext(
+        pool=_POOLS[0],
+        accepted_unix_ns=_BEGAN_NS + number * _NS_PER_S // 10 - 500_000,
+        resumed_after_tokens=0,
+        pins=Pins(model=None, region=None, residency=(), operators=None),
+        rates=Rates(usd_per_kgco2=0.2, usd_per_hour_waited=0.01),
+        candidates=tuple(map(_candidate, _POOLS)),
+        rejected=tuple(RejectedPool(pool=pool, reason="can answer up to L1, the request is L2") for pool in _TOO_SMALL),
+        rejected_total=len(_TOO_SMALL),
+    )
+
+
+def _candidate(pool: str) -> CandidatePool:
+    return CandidatePool.expecting(
+        pool=pool,
+        expected_microjoules=310_000,
+        energy_usd=4.3056e-8,
+        facility_usd=6.458e-9,
+        carbon_usd=6.2e-9,
+        wait_usd=1.4e-8,
+        network_usd=0,
     )

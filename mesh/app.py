@@ -12,32 +12,49 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from clusters.grid import UnknownZone, YearlyMeansFeed
+from clusters.grid import YearlyMeansFeed
+from mesh.carbon_check import check_carbon
 from mesh.engine_log import last_reason, last_reason_in
-from mesh.errors import BadSettings, StartFailed
+from mesh.errors import StartFailed
+from mesh.host_meters import HostMeters
+from mesh.hosts import Host
 from mesh.meter_enrolments import MeterEnrolments
 from mesh.meter_setup import HostMeterSetup
+from mesh.nodes_file import NodesFile
+from mesh.placement_setup import (
+    NodeSelectors,
+    account_pins,
+    node_catalogue,
+    node_selectors,
+    pool_of,
+    rates_of,
+    replica_rates,
+    replicas_of,
+    start_carbon_feed,
+)
 from mesh.progress import Progress, Step
 from mesh.ray_session import RaySession, join_ray, start_ray, stop_ray
 from mesh.run_state import DataFolder, RunState
 from mesh.settings import PoolSettings, Settings, WeightsSettings
-from placement.plan import ExchangeRates
+from placement.tiers import TierClassifier
 from receipts.group_record import GroupRecord
 from receipts.share_secret import ShareSecretSource, create_development_secret
 from receipts.signer import Signer
 from receipts.signer_policy import ReceiptRules
 from serve.deadlines import Deadlines
-from serve.door import Dispatch, Door, Pool, Price
+from serve.door import Dispatch, Door, Price
 from serve.engine_spec import EngineSpec, VllmSpec
 from serve.holds import Holds
-from serve.messages import MeterCard
+from serve.pool_health import PoolHealth
+from serve.pools import Pool
+from serve.request_pins import RequestPins
 from serve.weights import HubWeights, LocalWeights, PackagedWeights, WeightsSource
 
 if TYPE_CHECKING:  # ray reads its environment when it is imported, so `start_ray` imports it first
@@ -45,6 +62,7 @@ if TYPE_CHECKING:  # ray reads its environment when it is imported, so `start_ra
 
     from receipts.signer_actors import RaySigner
     from serve.application import PoolDeployment
+    from serve.composition import Composition
 
 _POLL_S = 0.2
 _STOPPING_MARGIN_S = 5.0
@@ -83,23 +101,25 @@ def start_mesh(
     *,
     engine: Callable[[PoolSettings, Settings], EngineSpec] | None = None,
     signer_type: Callable[..., Signer] = Signer,
+    nodes_file: NodesFile | None = None,
 ) -> Iterator[RunningMesh]:
     """Start every part, yield when the mesh answers, and stop what was started, whatever happens.
 
     ``engine`` says how a pool's replicas start their engine; without it, `vllm_engine`. ``signer_type`` is as for
-    `SignerSettings`.
+    `SignerSettings`. ``nodes_file``: the local cluster's Ray nodes, where it is to have several.
 
     Raises:
+        BadSettings: a grid has no carbon intensity, or its feed cannot work.
         StartFailed: a part could not start, or ``stop`` was set meanwhile; the message is that part's own reason.
     """
-    _check_grid_zones(settings)
+    check_carbon(settings, os.environ)
     folder = DataFolder(settings.mesh.data_dir)
     folder.hold()
     try:
         if not os.environ.get("RAY_ADDRESS"):  # in a joined cluster the port may be its Serve's, which we share
             _check_port(settings.mesh.host, settings.mesh.port)
         with progress.step("Ray"):
-            session = start_ray(settings.mesh.name, settings.mesh.data_dir, os.environ)
+            session = start_ray(settings.mesh.name, settings.mesh.data_dir, os.environ, nodes_file)
         start = _Start(settings, progress, stop, folder, session, engine or vllm_engine, signer_type)
         try:
             yield start.run()
@@ -152,6 +172,12 @@ class _Start:
         self._parts: list[object] = []
         self._signers: Mapping[int, RaySigner] = {}
         self._enrolment: MeterEnrolments | None = None
+        self._meters = HostMeters(
+            partial(meter_setup, settings),
+            session.namespace,
+            is_cluster_ours=session.is_ours,
+            catalogue=node_catalogue(settings),
+        )
 
     def run(self) -> RunningMesh:
         """Start everything; the ingress answers when this returns."""
@@ -165,17 +191,22 @@ class _Start:
 
     def close(self) -> None:
         """Stop what runs in this process; nothing here uses Ray afterwards."""
+        self._meters.stop()
         if self._enrolment is not None:
             self._enrolment.stop()
 
     def _run(self) -> RunningMesh:
         import ray
 
+        hosts = self._meters.find_hosts()
+        if not hosts:
+            raise StartFailed("no node of the Ray cluster answers")
         with self._progress.step("signers and ledger"):
-            ledger, group_key = self._start_receipts()
+            ledger, group_key = self._start_receipts(hosts)
         self._give_up_if_asked()
         with self._progress.step("host meter"):
-            self._start_meters()
+            self._start_meters(hosts)
+            self._refuse_nodes()
         self._give_up_if_asked()
         with self._progress.step("weights, engine and ingress") as step:
             self._deploy(ledger, group_key, step)
@@ -199,8 +230,8 @@ class _Start:
             parts=tuple(self._parts),
         )
 
-    def _start_receipts(self) -> tuple["ActorHandle[Any]", dict[str, Any]]:
-        """Five signers, spread over the nodes; the ledger, here; and what `/v1/keys/group` answers."""
+    def _start_receipts(self, hosts: Sequence[Host]) -> tuple["ActorHandle[Any]", dict[str, Any]]:
+        """Five signers, spread over the hosts; the ledger, here; and what `/v1/keys/group` answers."""
         import ray
 
         from receipts.ledger_actor import LedgerSettings, signer_group, start_ledger
@@ -219,7 +250,7 @@ class _Start:
                 )
                 for identifier in range(1, _SIGNERS + 1)
             ],
-            [node["NodeID"] for node in ray.nodes() if node["Alive"]],
+            [host.node_id for host in hosts],
         )
         ledger = start_ledger(
             LedgerSettings(
@@ -244,32 +275,22 @@ class _Start:
         self._progress.say(f"development share secret beside the shares; set {_SHARE_SECRET_VARIABLE} to keep it apart")
         return ShareSecretSource(file=path)
 
-    def _start_meters(self) -> None:
+    def _start_meters(self, hosts: Sequence[Host]) -> None:
         """One meter per physical host, however many Ray nodes it runs; the signers get to know each one's key."""
-        import ray
-
-        from serve.meter_actor import boot_id, start_meter
-
-        nodes_of: dict[str, list[tuple[str, int]]] = {}
-        for node in ray.nodes():
-            if node["Alive"]:
-                host, raylet = ray.get(_on_node(ray.remote(_who_runs_here), node["NodeID"]).remote())
-                nodes_of.setdefault(host, []).append((node["NodeID"], raylet))
-        meters: list[ActorHandle[Any]] = []
-        for host, nodes in nodes_of.items():
-            # A local cluster's own servers are children of this process, beside the Ray nodes.
-            ours = (os.getpid(),) if self._session.is_ours and host == boot_id() else ()
-            setup = meter_setup(self._settings, (*ours, *(raylet for _, raylet in nodes)))
-            meter = start_meter(nodes[0][0], host, setup, self._session.namespace)
-            self._parts.append(meter)
-            meters.append(meter)
-            for note in cast("tuple[str, ...]", ray.get(meter.notes.remote())):
+        for host in hosts:
+            card, notes = self._meters.start(host)
+            for note in notes:
                 self._progress.say(note)
-            card = cast("MeterCard", ray.get(meter.card.remote()))
             if card.energy_method is None:
                 self._progress.warn(f"nothing can be metered on {card.node}: requests there are NOT BILLED")
-        self._enrolment = MeterEnrolments(self._signers, meters, needed=_THRESHOLD)
+        self._enrolment = MeterEnrolments(self._signers, self._meters.meters, needed=_THRESHOLD)
         self._enrolment.start()
+        self._meters.watch(self._enrolment)
+
+    def _refuse_nodes(self) -> None:
+        refusals = self._meters.inventory().refusals()
+        if refusals:
+            raise StartFailed("\n".join(["nodes are refused; correct their labels or the settings:", *refusals]))
 
     def _deploy(self, ledger: "ActorHandle[Any]", group_key: dict[str, Any], step: Step) -> None:
         """Deploy the pools and the ingress and wait until all answer.
@@ -279,13 +300,23 @@ class _Start:
         """
         import ray.serve as ray_serve
 
-        from serve.application import application
+        from clusters.node_inventory import read_inventory
+        from serve.application import IngressDeployment, application
 
         mesh = self._settings.mesh
-        ray_serve.start(http_options={"host": mesh.host, "port": mesh.port})
+        ray_serve.start(
+            # Nodes of one machine share its port: one that is lost would take connections with it.
+            proxy_location="HeadOnly" if self._session.nodes is not None else "EveryNode",
+            http_options={"host": mesh.host, "port": mesh.port},
+        )
+        selectors = node_selectors(self._settings, read_inventory(node_catalogue(self._settings)))
         app = application(
-            [_deployment(pool, self._settings, self._engine) for pool in self._settings.pools],
-            build_door=door_builder(self._settings),
+            [
+                _deployment(pool, self._settings, self._engine, selectors.pools[pool.key])
+                for pool in self._settings.pools
+            ],
+            IngressDeployment(replicas=mesh.ingress_replicas, label_selector=selectors.ingress),
+            compose=door_builder(self._settings, selectors),
             ledger=ledger,
             group_key=group_key,
             namespace=self._session.namespace,
@@ -355,21 +386,11 @@ def meter_setup(settings: Settings, mesh_pids: tuple[int, ...]) -> HostMeterSetu
     )
 
 
-def _who_runs_here() -> tuple[str, int]:
-    """The physical host that this Ray worker is on, and the process of its Ray node."""
-    from serve.meter_actor import boot_id
-
-    return boot_id(), os.getppid()
-
-
-def _on_node(function: Any, node_id: str) -> Any:  # noqa: ANN401 - Ray's remote functions have no type
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    return function.options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False))
-
-
 def _deployment(
-    pool: PoolSettings, settings: Settings, engine: Callable[[PoolSettings, Settings], EngineSpec]
+    pool: PoolSettings,
+    settings: Settings,
+    engine: Callable[[PoolSettings, Settings], EngineSpec],
+    label_selector: Mapping[str, str],
 ) -> "PoolDeployment":
     from serve.application import PoolDeployment
 
@@ -377,23 +398,17 @@ def _deployment(
         key=pool.key,
         model=pool.model,
         engine=engine(pool, settings),
-        replicas=pool.replicas,
+        replicas=replicas_of(pool),
         cpus=pool.cpus_per_replica,
         gpus=_gpus(pool),
         max_ongoing_requests=pool.max_ongoing_requests,
         environment=settings.model(pool.model).environment,
+        label_selector=label_selector,
+        silicon=None if pool.silicon is None else node_catalogue(settings).kinds[pool.silicon],
+        rates=replica_rates(_pool(pool, settings), settings, YearlyMeansFeed()),
         deadlines=_deadlines(settings),
         stop_within_s=settings.deadlines.stop_s,
     )
-
-
-def _check_grid_zones(settings: Settings) -> None:
-    feed = YearlyMeansFeed()
-    for site in settings.sites:
-        try:
-            feed.intensity(site.grid_zone)
-        except UnknownZone as unknown:
-            raise BadSettings(f"site {site.key}: {unknown}") from unknown
 
 
 def _check_port(host: str, port: int) -> None:
@@ -430,22 +445,40 @@ def vllm_engine(pool: PoolSettings, settings: Settings) -> VllmSpec:
     )
 
 
-def door_builder(settings: Settings) -> Callable[[Dispatch, Holds], Door]:
+def door_builder(settings: Settings, selectors: NodeSelectors) -> "Callable[[Dispatch, Holds], Composition]":
     """What travels to the ingress replicas and makes their door there: not the ledger's URL, which may be a secret."""
-    return partial(build_door, settings.model_copy(update={"ledger": type(settings.ledger)()}))
+    return partial(build_door, settings.model_copy(update={"ledger": type(settings.ledger)()}), selectors)
 
 
-def build_door(settings: Settings, dispatch: Dispatch, holds: Holds) -> Door:
-    """The door of this mesh; called inside each ingress replica."""
-    return Door(
-        pools={pool.key: _pool(pool, settings) for pool in settings.pools},
+def build_door(settings: Settings, selectors: NodeSelectors, dispatch: Dispatch, holds: Holds) -> "Composition":
+    """The door of this mesh and what it plans with; called inside each ingress replica."""
+    from serve.composition import Composition
+    from serve.planner import Planner
+
+    pools = {pool.key: _pool(pool, settings) for pool in settings.pools}
+    carbon, rates = start_carbon_feed(settings), rates_of(settings)
+    health = PoolHealth(time.monotonic)
+    planner = Planner(pools, carbon, rates, health, time.monotonic, ingresses=settings.mesh.ingress_replicas)
+    door = Door(
+        pools=pools,
+        planner=planner,
+        tiers=TierClassifier.load(),
         dispatch=dispatch,
         holds=holds,
-        carbon=YearlyMeansFeed(),
+        carbon=carbon,
         price=Price(usd_per_kwh=settings.price.usd_per_kwh, version=settings.price.version),
-        rates=ExchangeRates(usd_per_kgco2=settings.placement.usd_per_kgco2),
         deadlines=_deadlines(settings),
+        health=health,
+        attempts=settings.placement.attempts,
         random_bytes=secrets.token_bytes,
+        wall_clock_ns=time.time_ns,
+        clock=time.monotonic,
+    )
+    return Composition(
+        door=door,
+        pins=RequestPins(account_pins(settings)),
+        selectors=selectors.pools,
+        nodes=node_catalogue(settings),
     )
 
 
@@ -461,20 +494,8 @@ def _gpus(pool: PoolSettings) -> int:
 
 def _deadlines(settings: Settings) -> Deadlines:
     given = settings.deadlines
-    return Deadlines(
-        first_token_s=given.first_token_s, between_tokens_s=given.between_tokens_s, unary_s=given.unary_answer_s
-    )
+    return Deadlines(first_token_s=given.first_token_s, between_tokens_s=given.between_tokens_s)
 
 
 def _pool(pool: PoolSettings, settings: Settings) -> Pool:
-    model = settings.model(pool.model)
-    return Pool(
-        key=pool.key,
-        model=model.name,
-        model_revision=weights_source(model.weights).revision,
-        site=settings.site(pool.site).site(),
-        capable_up_to=model.capable_up_to,
-        context_tokens=model.context_tokens,
-        features=model.features,
-        prior_microjoules_per_token=model.prior_joules_per_token * 1e6,
-    )
+    return pool_of(pool, settings, model_revision=weights_source(settings.model(pool.model).weights).revision)

@@ -85,6 +85,19 @@ class MeshClient:
         """Names of the models that can be asked for."""
         return [model["id"] for model in json.loads(self._get("/v1/models"))["data"]]
 
+    def explain(self, request: Mapping[str, Any], *, region: str | None = None) -> dict[str, Any]:
+        """Where the mesh would run a chat completion at this moment, and why; nothing runs and nothing is charged.
+
+        ``request`` is the body that the completion would have; ``region`` what its X-Region would say.
+        """
+        headers = {} if region is None else {"X-Region": region}
+        with _Session(self._api_key) as session:
+            return dict(self._answer(session, "/v1/explain", headers=headers, body=request).json())
+
+    def pools(self) -> list[dict[str, Any]]:
+        """Every pool as the mesh sees it at this moment."""
+        return list(json.loads(self._get("/v1/pools"))["data"])
+
     def receipt(self, receipt_id: str) -> bytes:
         """One receipt, as the canonical bytes that the mesh serves."""
         return self._get(f"/v1/receipts/{receipt_id}")
@@ -190,10 +203,19 @@ class MeshClient:
         *,
         query: Mapping[str, str | None] | None = None,
         headers: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
     ) -> requests.Response:
+        """A GET, or with a ``body`` a POST of it."""
         where = self._base_url + path.partition("?")[0]
         try:
-            response = session.get(self._base_url + path, params=query, headers=headers, timeout=_TIMEOUT_S)
+            response = session.request(
+                "GET" if body is None else "POST",
+                self._base_url + path,
+                params=query,
+                headers=headers,
+                json=body,
+                timeout=_TIMEOUT_S,
+            )
         except requests.ConnectionError as refused:
             raise NotRunning(f"no mesh answers at {self._base_url}; start one with `jc up`") from refused
         except requests.RequestException as broken:

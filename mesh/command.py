@@ -15,6 +15,7 @@ from rich.console import Console
 
 from mesh.client import MeshClient, ReceiptFilter
 from mesh.errors import MeshError, NotRunning
+from mesh.nodes_file import NodesFile, load_nodes
 from mesh.progress import Progress
 from mesh.run_state import DataFolder
 from mesh.settings import Settings, load_settings
@@ -79,32 +80,52 @@ def _selected(command: _Command) -> _Command:
     return since(tag(command))
 
 
+_nodes_option = click.option(
+    "--nodes",
+    "nodes_path",
+    type=click.Path(path_type=Path),
+    envvar="JC_NODES",
+    help="Start several Ray nodes on this machine, as this file lists them.",
+)
+
+
 @main.command()
 @_with_settings
+@_nodes_option
 @click.option("--detach", is_flag=True, help="Return once it answers; stop it with `jc down`.")
 @click.option("--serve-log", type=click.Path(path_type=Path), hidden=True)
-def up(settings: Settings, *, detach: bool, serve_log: Path | None) -> None:
+def up(settings: Settings, *, nodes_path: Path | None, detach: bool, serve_log: Path | None) -> None:
     """Start the mesh, send one request, and serve until Ctrl-C."""
+    nodes_file = _nodes_file(nodes_path, settings)
     if detach:
         _start_detached(settings)
         return
-    _run(settings, serve_log=serve_log, stay=True)
+    _run(settings, nodes_file, serve_log=serve_log, stay=True)
 
 
 @main.command()
 @_with_settings
-def demo(settings: Settings) -> None:
+@_nodes_option
+def demo(settings: Settings, *, nodes_path: Path | None) -> None:
     """Start the mesh, send one request, show its receipt, and stop."""
-    _run(settings, serve_log=None, stay=False)
+    _run(settings, _nodes_file(nodes_path, settings), serve_log=None, stay=False)
 
 
-def _run(settings: Settings, *, serve_log: Path | None, stay: bool) -> None:
+def _nodes_file(path: Path | None, settings: Settings) -> NodesFile | None:
+    if path is None:
+        return None
+    from mesh.placement_setup import node_catalogue
+
+    return load_nodes(path, node_catalogue(settings))
+
+
+def _run(settings: Settings, nodes_file: NodesFile | None, *, serve_log: Path | None, stay: bool) -> None:
     from mesh.app import start_mesh
     from mesh.first_request import show_first_request
 
     console = Console(soft_wrap=True, highlight=False)
     stop = _stop_on_signal()
-    with start_mesh(settings, Progress(console), stop) as running:
+    with start_mesh(settings, Progress(console), stop, nodes_file=nodes_file) as running:
         if running.first_key is not None:
             console.print(f"\nYour API key, shown this once: [bold]{running.first_key}[/bold]")
         show_first_request(running.state.url, running.operator_key, console)
@@ -229,6 +250,36 @@ def models(client: MeshClient) -> None:
 
 @main.command()
 @_with_client
+@click.argument("prompt")
+@click.option("--model", default="auto", show_default=True)
+@click.option("--region", help="As the header X-Region: a region, a prefix such as eu, or a country's code.")
+@click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the whole plan as JSON.")
+def explain(client: MeshClient, prompt: str, model: str, region: str | None, max_tokens: int, *, as_json: bool) -> None:
+    """Show where a prompt would run at this moment, what each pool would cost, and why the others can't serve it.
+
+    Nothing runs, and nothing is charged. Exit code 1 where no pool is left.
+    """
+    from mesh.explain_command import show_plan
+
+    body = {"model": model, "messages": [{"role": "user", "content": prompt}], "max_tokens": max_tokens}
+    plan = client.explain(body, region=region)
+    if not show_plan(plan, Console(highlight=False), as_json=as_json):
+        sys.exit(1)
+
+
+@main.command()
+@_with_client
+@click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
+def pools(client: MeshClient, *, as_json: bool) -> None:
+    """Show the pools: replicas, load, learned energy, grid, and which of them can't serve now."""
+    from mesh.pools_table import show_pools
+
+    show_pools(client.pools(), Console(highlight=False), as_json=as_json)
+
+
+@main.command()
+@_with_client
 @click.argument("receipt_id")
 def receipt(client: MeshClient, receipt_id: str) -> None:
     """Print one receipt as it was signed; `jc verify` takes it."""
@@ -321,6 +372,17 @@ def meter(settings: Settings, *, once: bool, as_json: bool) -> None:
     # A live picture is cut at the terminal's edge unless its lines wrap.
     console = Console(soft_wrap=once or as_json, highlight=False)
     show_meters(settings, console, as_json=as_json, once=once)
+
+
+@main.command()
+@_with_settings
+@click.option("--json", "as_json", is_flag=True, help="Print the nodes as JSON.")
+def nodes(settings: Settings, *, as_json: bool) -> None:
+    """Show the running mesh's nodes, their grids and silicon; exit code 1 when one is refused."""
+    from mesh.nodes_table import show_nodes
+
+    if not show_nodes(settings, Console(soft_wrap=True, highlight=False), as_json=as_json):
+        sys.exit(1)
 
 
 @main.group()

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from receipts.errors import ReceiptsError
@@ -27,12 +27,13 @@ class MeterEnrolments:
     """
 
     def __init__(
-        self, signers: Mapping[int, "RaySigner"], meters: Sequence["ActorHandle[Any]"], *, needed: int
+        self, signers: Mapping[int, "RaySigner"], meters: Mapping[str, "ActorHandle[Any]"], *, needed: int
     ) -> None:
-        """``needed`` signers must know each meter, or receipts wait."""
+        """``meters`` by their host; ``needed`` signers must know each one, or its receipts wait."""
         self._signers = signers
-        self._meters = tuple(meters)
+        self._meters = dict(meters)
         self._needed = needed
+        self._troubles: dict[str, str] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._go_on, name="meter-enrolments", daemon=True)
 
@@ -42,9 +43,14 @@ class MeterEnrolments:
         Raises:
             QuorumUnavailable: too few signers know a meter.
         """
-        for meter in self._meters:
+        for meter in self._meters.values():
             self._enrol(meter)
         self._thread.start()
+
+    def add(self, host: str, meter: "ActorHandle[Any]") -> None:
+        """Enrol the meter of a host that joined, or its new one; if that fails now, at the next turn."""
+        self._meters = {**self._meters, host: meter}
+        self._try(host, meter)
 
     def stop(self) -> None:
         """Go on no longer; returns when no call is under way."""
@@ -53,19 +59,21 @@ class MeterEnrolments:
             self._thread.join(_ENDS_WITHIN_S)
 
     def _go_on(self) -> None:
+        while not self._stopping.wait(_EVERY_S):
+            for host, meter in self._meters.items():
+                self._try(host, meter)
+
+    def _try(self, host: str, meter: "ActorHandle[Any]") -> None:
         from ray.exceptions import RayError
 
-        troubles: dict[int, str] = {}
-        while not self._stopping.wait(_EVERY_S):
-            for place, meter in enumerate(self._meters):
-                try:
-                    self._enrol(meter)
-                    troubles.pop(place, None)
-                except (RayError, ReceiptsError) as away:
-                    trouble = type(away).__name__
-                    if troubles.get(place) != trouble:
-                        _LOG.warning("a meter is not known to enough signers; its receipts wait: %s", away)
-                    troubles[place] = trouble
+        try:
+            self._enrol(meter)
+            self._troubles.pop(host, None)
+        except (RayError, ReceiptsError) as away:
+            trouble = type(away).__name__
+            if self._troubles.get(host) != trouble:
+                _LOG.warning("a meter is not known to enough signers; its receipts wait: %s", away)
+            self._troubles[host] = trouble
 
     def _enrol(self, meter: "ActorHandle[Any]") -> None:
         import ray

@@ -11,10 +11,13 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from mesh.errors import StartFailed
+from mesh.local_nodes import LocalNodes
+from mesh.nodes_file import NodesFile
 from mesh.run_state import RunState
 
 _STOP_POLL_S = 0.2
@@ -35,7 +38,8 @@ _ENVIRONMENT = {
 class RaySession:
     """A connection to a Ray cluster. ``is_ours`` when this process started it and ends it.
 
-    ``was_serving`` when a joined cluster had Ray Serve running before, which then goes on.
+    ``was_serving`` when a joined cluster had Ray Serve running before, which then goes on. ``nodes`` are the local
+    cluster's beside this process's own, where there are any.
     """
 
     address: str
@@ -44,18 +48,24 @@ class RaySession:
     dashboard_url: str | None
     is_ours: bool
     was_serving: bool
+    nodes: LocalNodes | None = None
 
 
-def start_ray(name: str, data_dir: Path, environment: Mapping[str, str]) -> RaySession:
+def start_ray(
+    name: str, data_dir: Path, environment: Mapping[str, str], nodes_file: NodesFile | None = None
+) -> RaySession:
     """Start a local cluster, or join the one of ``RAY_ADDRESS``, in the mesh's own namespace.
 
-    A local cluster takes calls only from who can read its token, which lies in ``data_dir``.
+    A local cluster takes calls only from who can read its token, which lies in ``data_dir``. With ``nodes_file`` it is
+    made of several Ray nodes.
 
     Raises:
-        StartFailed: the cluster did not come up or cannot be reached.
+        StartFailed: the cluster did not come up or cannot be reached, or nodes were given for one that runs already.
     """
     assert "ray" not in sys.modules, "ray reads its environment when it is imported, which must not be before this"
     address = environment.get("RAY_ADDRESS") or None
+    if address is not None and nodes_file is not None:
+        raise StartFailed("RAY_ADDRESS names a cluster, which has its own nodes: give one of RAY_ADDRESS and --nodes")
     if address is None:
         _make_token(_token_path(data_dir))
     os.environ.update({**_ENVIRONMENT, **({} if address else _local_environment(data_dir))})
@@ -65,7 +75,7 @@ def start_ray(name: str, data_dir: Path, environment: Mapping[str, str]) -> RayS
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     # Ray puts its own handlers in place, which end the process without stopping anything in order.
     handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
-    local: dict[str, Any] = {"include_dashboard": True, "object_store_memory": _OBJECT_STORE_BYTES}
+    local: dict[str, Any] = {"include_dashboard": True, **_head(nodes_file)}
     try:
         context = ray.init(
             # "local", since without an address Ray joins whatever cluster it finds on the machine.
@@ -79,14 +89,49 @@ def start_ray(name: str, data_dir: Path, environment: Mapping[str, str]) -> RayS
         raise StartFailed(f"Ray did not start: {failure}") from failure
     for each, handler in handlers.items():
         signal.signal(each, handler)
+    gcs_address = ray.get_runtime_context().gcs_address
     return RaySession(
-        address=ray.get_runtime_context().gcs_address,
+        address=gcs_address,
         namespace=name,
         logs=Path(cast("Any", context).address_info["session_dir"] or ".") / "logs",
         dashboard_url=f"http://{context.dashboard_url}" if context.dashboard_url else None,
         is_ours=address is None,
         was_serving=address is not None and _is_serving(),
+        nodes=_start_nodes(nodes_file, gcs_address, data_dir) if nodes_file is not None else None,
     )
+
+
+def _head(nodes_file: NodesFile | None) -> dict[str, Any]:
+    """What the node of this process is started with."""
+    if nodes_file is None:
+        return {"object_store_memory": _OBJECT_STORE_BYTES}
+    head = nodes_file.head
+    return {
+        "object_store_memory": head.object_store_mib * 1024 * 1024,
+        "num_cpus": head.cpus,
+        "num_gpus": 0,
+        "labels": nodes_file.head_labels(),
+        "_node_name": head.name,
+    }
+
+
+def _start_nodes(nodes_file: NodesFile, gcs_address: str, data_dir: Path) -> LocalNodes:
+    import ray
+
+    from mesh.local_ray_node import head_raylet_pid, start_ray_node
+
+    nodes = LocalNodes(
+        nodes_file.nodes,
+        partial(start_ray_node, gcs_address),
+        head=(nodes_file.head.name, head_raylet_pid()),
+        record=data_dir / "nodes.json",
+    )
+    try:
+        nodes.start()
+    except BaseException:
+        ray.shutdown()
+        raise
+    return nodes
 
 
 def stop_ray(session: RaySession, *, within_s: float) -> None:
@@ -104,7 +149,12 @@ def stop_ray(session: RaySession, *, within_s: float) -> None:
     give_up = time.monotonic() + within_s
     while deleting.is_alive() and time.monotonic() < give_up and _answers(session.address):
         deleting.join(_STOP_POLL_S)
+    if session.nodes is not None:
+        session.nodes.stop_watching()
     ray.shutdown()
+    # Last, for as long as we are connected Ray prints the logs of every node that ends.
+    if session.nodes is not None:
+        session.nodes.stop()
 
 
 def _is_serving() -> bool:
@@ -160,6 +210,9 @@ def _local_environment(data_dir: Path) -> dict[str, str]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         # Ray gives its workers a low priority, so that any other process of the machine would hold up the engine.
         "RAY_worker_niceness": "0",
+        # A node whose process is gone refuses the connection at once: five times, and it is known to be lost after
+        # three seconds instead of fourteen. One that is only busy still has ten seconds for each answer.
+        "RAY_health_check_period_ms": "500",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(_token_path(data_dir)),
     }

@@ -14,11 +14,18 @@ if TYPE_CHECKING:
 # Missing values: an integer column with nulls would turn to doubles, which don't hold pico-dollars or nanoseconds.
 _DTYPES: Final = {int: ("int64", "Int64"), float: ("float64", "float64"), bool: ("bool", "boolean")}
 _TEXT: Final = "string"
-_TIMES: Final = {"execution.start_unix_ns": "execution.start", "execution.end_unix_ns": "execution.end"}
+_TIMES: Final = {
+    "execution.start_unix_ns": "execution.start",
+    "execution.end_unix_ns": "execution.end",
+    "placement.accepted_unix_ns": "placement.accepted",
+}
 
 
 def receipts_frame(receipts: Iterable[dict[str, Any]]) -> "pandas.DataFrame":
-    """A frame of receipts as JSON has them, in their order; without any, the same columns."""
+    """A frame of receipts as JSON has them, in their order; without any, the same columns.
+
+    Where a section is absent, as ``placement`` is on older receipts, its columns' values are missing.
+    """
     import pandas
 
     columns = dict(_columns(Receipt))
@@ -34,14 +41,15 @@ def receipts_frame(receipts: Iterable[dict[str, Any]]) -> "pandas.DataFrame":
     return pandas.DataFrame(frame)
 
 
-def _columns(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
+def _columns(model: type[BaseModel], prefix: str = "", *, may_be_absent: bool = False) -> Iterator[tuple[str, str]]:
     """The names of a section's members, with their sections before them, and the frame's type for each."""
     for name, field in model.model_fields.items():
         kind, is_optional = _kind(field.annotation)
+        may_miss = is_optional or may_be_absent
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from _columns(kind, f"{prefix}{name}.")
+            yield from _columns(kind, f"{prefix}{name}.", may_be_absent=may_miss)
         else:
-            yield prefix + name, _dtype(kind, is_optional=is_optional)
+            yield prefix + name, _dtype(kind, is_optional=may_miss)
 
 
 def _dtype(kind: object, *, is_optional: bool) -> str:
@@ -62,6 +70,9 @@ def _kind(annotation: object) -> tuple[object, bool]:
 
 def _member(receipt: dict[str, Any], path: str) -> Any:  # noqa: ANN401 - whatever JSON has there
     value: Any = receipt
-    for name in path.split("."):
+    first, *others = path.split(".")
+    if others and first not in receipt:
+        return None
+    for name in (first, *others):
         value = value[name]
     return value

@@ -42,11 +42,7 @@ def show_receipts(client: MeshClient, wanted: ReceiptFilter, console: Console, *
     if not shown:
         console.print("no receipts")
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title, justify in _COLUMNS:
-        table.add_column(title, justify=justify, no_wrap=True)
-    for receipt in shown:
-        table.add_row(*(Text(each) for each in _cells(receipt)))
+    table = _table(shown)
     # A narrow terminal wraps whole lines; what stands in them can then still be copied.
     console.width = max(console.width, console.measure(table, options=console.options.update(width=_WIDEST)).maximum)
     console.print(table)
@@ -54,6 +50,19 @@ def show_receipts(client: MeshClient, wanted: ReceiptFilter, console: Console, *
     usd_picos = sum(receipt["price"]["usd_picos"] for receipt in shown)
     more = "; there may be more: --limit, --since, or --json for all" if len(shown) == limit else ""
     console.print(f"\n{len(shown)} shown, {joules:.6f} J, ${exact_decimal(usd_picos, _USD_DIGITS)}{more}")
+
+
+def _table(receipts: list[dict[str, Any]]) -> Table:
+    """With a column for the retries only where there are any."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    retries = [receipt["execution"]["retries"] for receipt in receipts]
+    columns = (*_COLUMNS, ("retries", "right")) if any(retries) else _COLUMNS
+    for title, justify in columns:
+        table.add_column(title, justify=justify, no_wrap=True)
+    for receipt, count in zip(receipts, retries, strict=True):
+        cells = (*_cells(receipt), str(count))[: len(columns)]
+        table.add_row(*(Text(each) for each in cells))
+    return table
 
 
 def _cells(receipt: dict[str, Any]) -> tuple[str, ...]:

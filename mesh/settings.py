@@ -2,21 +2,26 @@
 
 import importlib.resources
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
+from clusters.grid import YearlyMeansFeed
 from clusters.sites import Site
+from mesh.contradictions import Entries, contradictions
 from mesh.errors import BadSettings
+from mesh.yaml_document import Fault, YamlDocument
 from placement.tiers import Tier
-from receipts.document import AccountName
 from receipts.holds import MOST_UNSIGNED
+from receipts.members import AccountName
+from receipts.placement_section import MOST_PIN_ENTRIES
 
 _LEDGERS = ("postgresql://", "postgresql+psycopg://", "sqlite:////")
+_Item = TypeVar("_Item", bound=BaseModel)
 Port = Annotated[int, Field(ge=1, le=65535)]
 Positive = Annotated[float, Field(gt=0)]
 Rate = Annotated[float, Field(ge=0)]
+PinEntry = Annotated[str, Field(min_length=1, max_length=64)]
 # What Ray takes as a label's value.
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$")]
 
@@ -111,8 +116,8 @@ class AccountSettings(_Strict):
     """Where an account's requests may run: only with ``operators``, null is any; only where ``residency`` allows."""
 
     name: AccountName
-    operators: Annotated[frozenset[str], Field(min_length=1)] | None = None
-    residency: tuple[str, ...] = ()
+    operators: Annotated[frozenset[PinEntry], Field(min_length=1, max_length=MOST_PIN_ENTRIES)] | None = None
+    residency: Annotated[tuple[PinEntry, ...], Field(max_length=MOST_PIN_ENTRIES)] = ()
 
 
 class SiteSettings(_Strict):
@@ -252,19 +257,15 @@ class Settings(_Strict):
     deadlines: DeadlineSettings
 
     @model_validator(mode="after")
-    def _names_resolve(self) -> Self:
-        _unique("site", [site.key for site in self.sites])
-        _unique("model", [model.name for model in self.models])
-        _unique("pool", [pool.key for pool in self.pools])
-        _unique("silicon", [each.kind for each in self.silicon])
-        _unique("account", [account.name for account in self.accounts])
-        for pool in self.pools:
-            if pool.model not in {model.name for model in self.models}:
-                raise ValueError(f"pool {pool.key}: there is no model {pool.model!r}")
-            if pool.site not in {site.key for site in self.sites}:
-                raise ValueError(f"pool {pool.key}: there is no site {pool.site!r} (a site is operator/region)")
-            if pool.silicon is not None and pool.silicon not in {each.kind for each in self.silicon}:
-                raise ValueError(f"pool {pool.key}: there is no silicon of the kind {pool.silicon!r}")
+    def _agrees_with_itself(self) -> Self:
+        faults = contradictions(
+            Entries(
+                sites=self.sites, silicon=self.silicon, models=self.models, pools=self.pools, accounts=self.accounts
+            ),
+            YearlyMeansFeed(),
+        )
+        if faults:
+            raise ValueError("; ".join(f"{'.'.join(map(str, fault.place))}: {fault.message}" for fault in faults))
         return self
 
     @property
@@ -283,12 +284,6 @@ class Settings(_Strict):
         return next(model for model in self.models if model.name == name)
 
 
-def _unique(what: str, names: list[str]) -> None:
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"{what} {name!r} is defined twice")
-
-
 def load_settings(path: Path | None, *, port: int | None, data_dir: Path | None) -> Settings:
     """Read ``path``, or ``mesh.yaml`` in the current folder, or the built-in `clusters/local.yaml`.
 
@@ -302,17 +297,53 @@ def load_settings(path: Path | None, *, port: int | None, data_dir: Path | None)
     name = "the built-in settings" if path is None else str(path)
     try:
         text = path.read_text() if path else importlib.resources.files("clusters").joinpath("local.yaml").read_text()
-        document = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as unreadable:
+    except (OSError, UnicodeDecodeError) as unreadable:
         raise BadSettings(f"cannot read {name}: {unreadable}") from unreadable
+    document = YamlDocument(name, text)
     try:
-        settings = Settings.model_validate(document)
+        settings = Settings.model_validate(document.value)
     except ValidationError as wrong:
-        faults = [f"  {'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}" for fault in wrong.errors()]
-        raise BadSettings("\n".join([f"{name} is not valid:", *faults])) from wrong
-    overrides = {
+        raise document.refusal(_faults(wrong, document.value)) from wrong
+    mesh = {
         "port": port if port is not None else settings.mesh.port,
         "data_dir": (data_dir or settings.mesh.data_dir).expanduser().absolute(),
         "cache_dir": settings.mesh.cache_dir.expanduser().absolute(),
     }
-    return settings.model_copy(update={"mesh": settings.mesh.model_copy(update=overrides)})
+    # The ingress reads them, in another folder.
+    beside = path.parent.absolute() if path else Path.cwd()
+    hourly = {zone: beside / file.expanduser() for zone, file in settings.carbon.hourly.items()}
+    return settings.model_copy(
+        update={
+            "mesh": settings.mesh.model_copy(update=mesh),
+            "carbon": settings.carbon.model_copy(update={"hourly": hourly}),
+        }
+    )
+
+
+def _faults(wrong: ValidationError, document: object) -> list[Fault]:
+    """Every fault with its place, also where entries contradict each other beside some that are malformed."""
+    faults = [Fault(fault["loc"], fault["msg"]) for fault in wrong.errors() if fault["loc"]]
+    whole = [Fault((), fault["msg"]) for fault in wrong.errors() if not fault["loc"]]
+    entries = Entries(
+        sites=_entries(document, "sites", SiteSettings),
+        silicon=_entries(document, "silicon", SiliconSettings),
+        models=_entries(document, "models", ModelSettings),
+        pools=_entries(document, "pools", PoolSettings),
+        accounts=_entries(document, "accounts", AccountSettings),
+    )
+    faults += contradictions(entries, YearlyMeansFeed())
+    return faults or whole
+
+
+def _entries(document: object, part: str, kind: type[_Item]) -> list[_Item | None]:
+    if not isinstance(document, dict):
+        return [None]
+    found = document.get(part, [] if not Settings.model_fields[part].is_required() else None)
+    return [_entry(each, kind) for each in found] if isinstance(found, list) else [None]
+
+
+def _entry(value: object, kind: type[_Item]) -> _Item | None:
+    try:
+        return kind.model_validate(value)
+    except ValidationError:
+        return None

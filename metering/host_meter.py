@@ -23,6 +23,7 @@ from metering.errors import (
     UnknownRequest,
 )
 from metering.figures import Stay, figures, unknown_figures
+from metering.given_up import GivenUpAttempts
 from metering.host_counters import GroupInterval, HostCounters, HostProcesses
 from metering.host_silicon import check_record, metered_silicon, unmeterable
 from metering.incidents import IncidentLog
@@ -101,6 +102,7 @@ class HostMeter:
         self._shelf = SettlementShelf(journal)
         self._replicas = ReplicaRoster(sensors, processes, self._counters, self._calibration, node)
         self._open = OpenRequests()
+        self._given_up = GivenUpAttempts()
         self._warn_of_unmeterable()
         self._departures: list[str] = []
         self._book_away()
@@ -144,23 +146,24 @@ class HostMeter:
     def begin(self, request_id: str, replica: str, context: bytes) -> None:
         """Open a request's account, before the engine gets it. The same attempt twice is nothing new.
 
-        A request may begin again after an attempt that failed, also on another replica: the failed attempt's
-        settlement is replaced, and an attempt that is still open fails.
+        Replica and context make an attempt. A request may begin again after one that failed; one still open fails.
 
         Raises:
             UnknownReplica: nobody registered it.
-            RequestAlreadySettled: the request has its answer.
+            RequestAlreadySettled: the request has its answer, or this attempt failed or was given up.
             SettlementBacklogFull: too many settlements wait to be acknowledged.
             JournalUnwritable: the beginning couldn't be recorded; nothing has begun.
         """
         self._replicas.get(replica)
+        if self._given_up.has(request_id, context):
+            raise RequestAlreadySettled(f"this attempt at request {request_id} was given up before it began")
         running = self._open.get(request_id)
         if running is not None:
-            if running.replica == replica:
+            if (running.replica, running.context) == (replica, context):
                 return
             self.settle(request_id, "failed")
         earlier = self._shelf.get(request_id)
-        if earlier is not None and earlier.outcome != "failed":
+        if earlier and (earlier.outcome != "failed" or (earlier.replica, earlier.context) == (replica, context)):
             raise RequestAlreadySettled(f"request {request_id} was settled as {earlier.outcome}")
         if self._shelf.waiting >= self._most_unacknowledged:
             raise SettlementBacklogFull(f"{self._shelf.waiting} settlements wait for the ledger on {self._node}")
@@ -171,8 +174,10 @@ class HostMeter:
             begun_monotonic_ns=self._clock.monotonic_ns(),
             start_unix_ns=self._clock.wall_ns(),
         )
+        # Recorded after the beginning, the failed attempt's settlement would end this one at a restart.
+        self._shelf.write(self._checkpoint())
         self._journal.begun(begun)
-        self._shelf.discard(request_id)
+        self._shelf.supersede(request_id)
         if len(self._open) == 0:
             # What was drawn before the first request isn't part of the interval that it shares.
             self._close_at_will()
@@ -196,10 +201,13 @@ class HostMeter:
             self._regroup()
         self._record()
 
-    def settle(self, request_id: str, outcome: str, *, replica: str | None = None) -> Settlement:
+    def settle(
+        self, request_id: str, outcome: str, *, replica: str | None = None, context: bytes | None = None
+    ) -> Settlement:
         """Close a request's account; final, and the same again however often it is asked for.
 
-        With ``replica`` only that replica's attempt: a late word from an earlier one must not end a later one.
+        With ``replica`` only that replica's attempt, with ``context`` only the one that began with it: a late word
+        from an earlier one must not end a later one.
 
         Raises:
             UnknownRequest: it never began here, or began on another replica, or was acknowledged long ago.
@@ -208,13 +216,31 @@ class HostMeter:
         """
         word = checked_outcome(outcome)
         known = self._shelf.get(request_id) or self._open.get(request_id)
-        if known is None or (replica is not None and known.replica != replica):
+        if known is None or replica not in (None, known.replica) or context not in (None, known.context):
             raise UnknownRequest(f"no request {request_id} of {replica or 'any replica'} on {self._node}")
         if isinstance(known, RequestAccount):
             self._close_at_will()
             known = self._settle(known, word)
         self._shelf.write(self._checkpoint())
         return known
+
+    def give_up(self, request_id: str, context: bytes | None = None) -> Settlement | None:
+        """Nobody waits for this attempt: it has failed if it runs here, and won't begin any more if it hasn't yet.
+
+        Its settlement, also if it had failed before; None where it never began or isn't remembered. One that hasn't
+        failed is what the account is charged for, whichever attempt that was. Without ``context``: whatever runs here.
+
+        Raises:
+            JournalUnwritable: as for `settle`.
+        """
+        if context is not None:
+            self._given_up.add(request_id, context)
+        running = self._open.get(request_id)
+        if running is not None and context in (None, running.context):
+            return self.settle(request_id, "failed")
+        self._shelf.write(self._checkpoint())
+        known = self._shelf.get(request_id)
+        return known if known is not None and (known.outcome != "failed" or known.context == context) else None
 
     def unacknowledged(self, older_than_ns: int) -> tuple[Settlement, ...]:
         """Settlements at least this old that the ledger hasn't acknowledged, oldest first."""
@@ -223,10 +249,8 @@ class HostMeter:
     def acknowledge(self, settlement: Settlement) -> bool:
         """The ledger has this settlement; whether that is new. For one that isn't kept, it changes nothing.
 
-        So a late word about an attempt that failed doesn't drop the settlement of a later one.
-
         Raises:
-            JournalUnwritable: it couldn't be recorded; the settlement may be delivered again.
+            JournalUnwritable: it may be delivered again.
         """
         return self._shelf.acknowledge(settlement)
 

@@ -24,8 +24,8 @@ from metering.errors import JournalUnusable, JournalUnwritable, SettlementMalfor
 from metering.meter_report import Incident
 from metering.settlement import Settlement
 
-_VERSION = 2
-_READABLE_VERSIONS = (1, 2)
+_VERSION = 3
+_READABLE_VERSIONS = (1, 2, 3)
 _MOST_INCIDENTS = 32
 _COMPACT_AFTER_BYTES = 4 * 1024 * 1024
 
@@ -54,12 +54,17 @@ class BegunRequest:
 
 @dataclass(slots=True, kw_only=True)
 class JournalState:
-    """What the journal's records add up to."""
+    """What the journal's records add up to.
+
+    ``settled`` has each request's newest settlement, ``superseded`` by attempt those whose request began again before
+    the ledger had them.
+    """
 
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     replicas: dict[str, RegisteredReplica] = field(default_factory=dict)
     begun: dict[str, BegunRequest] = field(default_factory=dict)
     settled: dict[str, Settlement] = field(default_factory=dict)
+    superseded: dict[str, Settlement] = field(default_factory=dict)
     incidents: deque[Incident] = field(default_factory=lambda: deque(maxlen=_MOST_INCIDENTS))
 
     def apply(self, record: Mapping[str, Any]) -> None:
@@ -90,9 +95,11 @@ class JournalState:
         self.replicas.pop(replica, None)
 
     def began(self, request: BegunRequest) -> None:
-        """A request has begun, in place of an attempt that failed."""
+        """A request has begun, perhaps again after an attempt that failed."""
         self.begun[request.request_id] = request
-        self.settled.pop(request.request_id, None)
+        earlier = self.settled.pop(request.request_id, None)
+        if earlier is not None:
+            self.superseded[earlier.attempt_id] = earlier
 
     def settle(self, settlements: Iterable[Settlement]) -> None:
         """These requests have ended."""
@@ -100,10 +107,10 @@ class JournalState:
             self.begun.pop(settlement.request_id, None)
             self.settled[settlement.request_id] = settlement
 
-    def acknowledged(self, request_id: str) -> None:
-        """The ledger has the request's settlement."""
-        self.begun.pop(request_id, None)
-        self.settled.pop(request_id, None)
+    def acknowledged(self, request_id: str, attempt_id: str | None) -> None:
+        """The ledger has the settlement of this attempt; None, in records of earlier versions, is the newest."""
+        if attempt_id is None or self.superseded.pop(attempt_id, None) is None:
+            self.settled.pop(request_id, None)
 
     def _apply_to_replicas(self, record: Mapping[str, Any]) -> None:
         if record["kind"] == "left":
@@ -123,8 +130,11 @@ class JournalState:
                 self.settle(Settlement.from_json(text.encode()) for text in texts)
                 if "totals" in record:
                     self.checkpoint = Checkpoint.from_document(record)
+            case "superseded":
+                settlement = Settlement.from_json(record["settlement"].encode())
+                self.superseded[settlement.attempt_id] = settlement
             case "acknowledged":
-                self.acknowledged(record["request_id"])
+                self.acknowledged(record["request_id"], record.get("attempt"))
             case other:
                 raise ValueError(f"unknown record {other!r}")
 
@@ -136,6 +146,8 @@ class JournalState:
             yield _incident_record(incident)
         for replica in self.replicas.values():
             yield {"kind": "registered", "entry": asdict(replica)}
+        for earlier in self.superseded.values():
+            yield {"kind": "superseded", "settlement": earlier.to_json().decode("ascii")}
         for begun in self.begun.values():
             yield _begun_record(begun)
         for settlement in self.settled.values():
@@ -203,7 +215,7 @@ class Journal:
         self._state.left(replica)
 
     def begun(self, request: BegunRequest) -> None:
-        """Record that a request has begun, in place of an earlier failed attempt at it."""
+        """Record that a request has begun, perhaps again after a failed attempt at it."""
         self._append(_begun_record(request))
         self._state.began(request)
 
@@ -215,10 +227,11 @@ class Journal:
         self._state.settle(settlements)
         self._state.checkpoint = checkpoint
 
-    def acknowledged(self, request_id: str) -> None:
+    def acknowledged(self, settlement: Settlement) -> None:
         """Record that the ledger has the settlement: it needn't be kept."""
-        self._append({"kind": "acknowledged", "request_id": request_id})
-        self._state.acknowledged(request_id)
+        request_id, attempt_id = settlement.request_id, settlement.attempt_id
+        self._append({"kind": "acknowledged", "request_id": request_id, "attempt": attempt_id})
+        self._state.acknowledged(request_id, attempt_id)
 
     def incident(self, incident: Incident) -> None:
         """Record what went wrong; the newest are kept."""

@@ -94,6 +94,11 @@ class Settlement:
     context: bytes
     statement: SignedStatement | None = None
 
+    @property
+    def attempt_id(self) -> str:
+        """Names the attempt among all at this request: its statement's signature, of which no meter makes a second."""
+        return self.request_id if self.statement is None else self.statement.signature
+
     def to_json(self) -> bytes:
         """One line of JSON without a newline; `from_json` gives an equal settlement back."""
         document = asdict(self)

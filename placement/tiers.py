@@ -1,42 +1,26 @@
 """Cost tiers of a request: L0 lookup, L1 extraction, L2 aggregation, L3 reasoning.
 
-A small set of stated rules, local and deterministic. Sending a request too cheap costs the customer an answer,
-sending it too dear costs a few joules, so whatever no rule recognises is taken for reasoning.
+A small model reads the prompt; the request's other signs only ever raise the tier. Sending a request too cheap costs
+the customer an answer, sending it too dear costs a few joules: the cheapest tier is taken of which the model is sure
+enough, and a prompt in which it knows hardly a word is taken for reasoning.
 """
 
-import re
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib import resources
 
-_SHORT_QUESTION_CHARS = 160
-_LONG_CONTEXT_CHARS = 6_000
-_READ_CHARS = 8_000
+from placement.tier_features import features
 
-_REASONING = re.compile(
-    r"```|\b(?:prove|proof|derive|solve|calculat\w*|comput\w*|debug\w*|implement\w*|refactor\w*|algorithm\w*|"
-    r"step[ -]by[ -]step|explain (?:how|why)|why (?:do|does|did|is|are|would|should)|how (?:many|much)|"
-    r"write (?:a|an|the|some) (?:\w+ ){0,3}(?:function|program|script|class|query|essay|story|poem|email|letter)|"
-    r"plan|design|optimi[sz]e\w*|trade-?offs?|pros and cons|regex|sql|python|javascript|code)\b|"
-    r"\d\s*[-+*/^=]\s*\d",
-    re.IGNORECASE,
-)
-_NUMBER = re.compile(r"\d+")
-_WORD_PROBLEM_NUMBERS = 2
-_AGGREGATION = re.compile(
-    r"\b(?:summari[sz]e\w*|summary|compare\w*|comparison|contrast|overview|outline|report|review|analy[sz]e\w*|"
-    r"combine|aggregate|across|key points|main points|based on the (?:following|passage|text|context|document)s?)\b",
-    re.IGNORECASE,
-)
-_EXTRACTION = re.compile(
-    r"\b(?:extract|translat\w*|classif\w*|convert|rewrite|rephrase|paraphrase|correct|proofread|reformat|"
-    r"identify|list the|find the|tag|label|sentiment)\b",
-    re.IGNORECASE,
-)
-_LOOKUP = re.compile(
-    r"^\W*(?:who|whom|whose|what|when|where|which|define|name|is|are|was|were|did|does|do|"
-    r"how (?:old|tall|far|long|big))\b",
-    re.IGNORECASE,
-)
+_WEIGHTS = "tier_weights.json"
+_FORMAT = 1
+_LEAST_KNOWN = 3
+_LONG_ANSWER_TOKENS = 4_096
+_LONG_PROMPT_CHARACTERS = 1_000
+_LONG_CONVERSATION_CHARACTERS = 24_000
 
 
 class Tier(StrEnum):
@@ -52,30 +36,144 @@ class Tier(StrEnum):
         return self.value <= other.value
 
 
+_TIERS = tuple(Tier)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TierSigns:
-    """What of a request tells its tier. ``prompt`` stays in memory and is never kept."""
+    """What of a request tells its tier. The texts stay in memory and are never kept.
+
+    ``prompt`` is the last message, ``instructions`` the system or developer message, ``previous_prompt`` the user's
+    message before the last; empty where there is none. ``prompt_characters`` counts the whole conversation.
+    """
 
     prompt: str
+    instructions: str = ""
+    previous_prompt: str = ""
     earlier_turns: int
     has_tools: bool
     has_schema: bool
     has_images: bool
+    max_tokens: int | None
+    prompt_characters: int
 
 
-def classify(signs: TierSigns) -> Tier:
-    """The cheapest tier that no sign speaks against."""
-    text = signs.prompt[:_READ_CHARS]
-    if signs.has_tools or signs.has_images or _REASONING.search(text) or _is_word_problem(text):
+class TierClassifier:
+    """Multinomial logistic regression over `features`; plain floats, no dependency, no state."""
+
+    def __init__(
+        self, weights: Mapping[str, tuple[float, float, float, float]], bias: Sequence[float], confidence: float
+    ) -> None:
+        """``confidence`` is the least probability that a tier is enough, in (0, 1)."""
+        self._weights = weights
+        self._bias = tuple(bias)
+        self._confidence = confidence
+
+    @classmethod
+    def load(cls) -> "TierClassifier":
+        """The trained classifier that comes with this package.
+
+        Raises:
+            ValueError: the weights are damaged.
+        """
+        return parse_weights(resources.files(__package__).joinpath(_WEIGHTS).read_bytes())
+
+    def classify(self, signs: TierSigns) -> Tier:
+        """The cheapest tier that is surely enough. Deterministic; a further sign never makes it cheaper."""
+        if signs.has_tools or signs.has_images:
+            return Tier.L3
+        text = f"{signs.instructions}\n\n{signs.prompt}" if signs.instructions else signs.prompt
+        tier = max(_floor(signs), self.of_text(text))
+        # A follow-up means little by itself ("And the second?"): it asks for no less than what it follows.
+        if signs.previous_prompt and tier is not Tier.L3:
+            tier = max(tier, self.of_text(signs.previous_prompt))
+        return tier
+
+    def of_text(self, text: str) -> Tier:
+        """The tier of a prompt by its text alone."""
+        probabilities, known = self.probabilities(features(text))
+        if known < _LEAST_KNOWN:
+            return Tier.L3
+        enough = 0.0
+        for tier, probability in zip(_TIERS, probabilities, strict=True):
+            enough += probability
+            if enough >= self._confidence:
+                return tier
         return Tier.L3
-    if _AGGREGATION.search(text) or len(signs.prompt) > _LONG_CONTEXT_CHARS or signs.earlier_turns > 1:
+
+    def probabilities(self, names: Iterable[str]) -> tuple[tuple[float, ...], int]:
+        """The probability of each tier, and how many words of the prompt the model knows."""
+        a, b, c, d = self._bias
+        known = 0
+        for name in names:
+            weight = self._weights.get(name)
+            if weight is not None:
+                a += weight[0]
+                b += weight[1]
+                c += weight[2]
+                d += weight[3]
+                known += ":" not in name
+        top = max(a, b, c, d)
+        powers = (math.exp(a - top), math.exp(b - top), math.exp(c - top), math.exp(d - top))
+        total = sum(powers)
+        return tuple(power / total for power in powers), known
+
+
+def _floor(signs: TierSigns) -> Tier:
+    """What the signs beside the text ask for at least."""
+    if signs.prompt_characters > _LONG_CONVERSATION_CHARACTERS:
         return Tier.L2
-    if _EXTRACTION.search(text) or signs.has_schema:
+    if (
+        signs.has_schema
+        or signs.earlier_turns > 0
+        or len(signs.prompt) > _LONG_PROMPT_CHARACTERS
+        or (signs.max_tokens or 0) > _LONG_ANSWER_TOKENS
+    ):
         return Tier.L1
-    if len(text) <= _SHORT_QUESTION_CHARS and _LOOKUP.match(text):
-        return Tier.L0
-    return Tier.L3
+    return Tier.L0
 
 
-def _is_word_problem(text: str) -> bool:
-    return "?" in text and len(_NUMBER.findall(text)) >= _WORD_PROBLEM_NUMBERS
+def format_weights(
+    weights: Mapping[str, Sequence[float]], bias: Sequence[float], confidence: float, about: Mapping[str, str]
+) -> bytes:
+    """Weights as `parse_weights` reads them: sorted, three decimals, with their own digest."""
+    content = {
+        "format": _FORMAT,
+        "about": dict(about),
+        "confidence": confidence,
+        "bias": [round(value, 3) for value in bias],
+        "weights": {name: [round(value, 3) for value in row] for name, row in sorted(weights.items())},
+    }
+    return (_line({"sha256": _digest(content)}) + "\n" + _lines(content)).encode()
+
+
+def _line(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _lines(content: Mapping[str, object]) -> str:
+    return _line(content).replace('],"', '],\n"') + "\n"
+
+
+def _digest(content: Mapping[str, object]) -> str:
+    return hashlib.sha256(_line(content).encode()).hexdigest()
+
+
+def parse_weights(data: bytes) -> TierClassifier:
+    """A classifier from what `format_weights` wrote.
+
+    Raises:
+        ValueError: the bytes are damaged, or of another format.
+    """
+    try:
+        stated, _, rest = data.decode().partition("\n")
+        content = json.loads(rest)
+        digest = json.loads(stated)["sha256"]
+    except (ValueError, KeyError, TypeError) as wrong:
+        raise ValueError(f"{_WEIGHTS} is damaged ({wrong}): install the package anew") from wrong
+    if digest != _digest(content):
+        raise ValueError(f"{_WEIGHTS} is damaged (its digest doesn't match): install the package anew")
+    if content["format"] != _FORMAT:
+        raise ValueError(f"{_WEIGHTS} has format {content['format']}, this release reads {_FORMAT}")
+    weights = {name: (row[0], row[1], row[2], row[3]) for name, row in content["weights"].items()}
+    return TierClassifier(weights, content["bias"], content["confidence"])

@@ -8,6 +8,7 @@ from decimal import Decimal
 
 from receipts.document import Energy, Receipt
 from receipts.errors import InvalidDocument
+from receipts.placement_rules import ServedBy, check_placement, waited_milliseconds
 
 MICROJOULES_PER_JOULE = 10**6
 PICOGRAMS_PER_GRAM = 10**12
@@ -56,7 +57,7 @@ def microjoules(joules: float, place: str) -> int:
 
 
 def check_arithmetic(receipt: Receipt) -> None:
-    """Check that the receipt's figures follow from each other.
+    """Check that the receipt's figures follow from each other, and its placement from what ran.
 
     Raises:
         InvalidDocument: the first figure that does not.
@@ -67,6 +68,7 @@ def check_arithmetic(receipt: Receipt) -> None:
     for place, attempt in enumerate(execution.attempts):
         if attempt.joules is not None:
             microjoules(attempt.joules, f"execution.attempts.{place}.joules")
+    _check_placement(receipt)
     if energy.total_joules is None:
         _check("price.usd_picos", price.usd_picos, 0)
         return
@@ -77,6 +79,24 @@ def check_arithmetic(receipt: Receipt) -> None:
     _check("carbon.facility_joules", carbon.facility_joules, as_double(facility, MICROJOULES_PER_JOULE))
     _check("carbon.gco2eq_total", carbon.gco2eq_total, grams)
     _check("price.usd_picos", price.usd_picos, price_usd_picos(total, price.usd_per_kwh))
+
+
+def _check_placement(receipt: Receipt) -> None:
+    placement = receipt.placement
+    if placement is None:
+        return
+    waited_ms = waited_milliseconds(placement.accepted_unix_ns, receipt.execution.start_unix_ns)
+    _check("placement.waited_ms", placement.waited_ms, waited_ms)
+    check_placement(
+        placement,
+        ServedBy(
+            model=receipt.workload.model,
+            operator=receipt.silicon.operator,
+            region=receipt.silicon.region,
+            country=receipt.operator.country,
+            failed_attempts=len(receipt.execution.attempts),
+        ),
+    )
 
 
 def _check_parts(energy: Energy, total: int) -> None:

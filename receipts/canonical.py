@@ -17,7 +17,8 @@ from receipts.errors import InvalidDocument
 JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
 
 MAX_BYTES: Final = 65_536
-"""Size of the largest document; a receipt has about 1,700 bytes, one with a full list of attempts some thousands."""
+"""Size of the largest document; a receipt has about 2,600 bytes, 1,700 of before there was placement; one with a full
+list of attempts or long pins some thousands more."""
 MAX_DEPTH: Final = 16
 """Arrays and objects inside each other; a receipt has 4."""
 

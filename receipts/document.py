@@ -6,49 +6,38 @@ conversion of types. Whether the figures agree with each other is for `receipts.
 
 import json
 from collections.abc import Mapping
-from functools import partial
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic.config import JsonDict
 
 from receipts.canonical import JsonValue, canonical_bytes, parse_strict
 from receipts.errors import InvalidDocument
+from receipts.members import (
+    AccountName,
+    Confidence,
+    Count,
+    CountryCode,
+    CustomerTag,
+    EnergyMethod,
+    Figure,
+    Joules,
+    KeyId,
+    Pue,
+    ReceiptId,
+    Seq,
+    Sha256,
+    Share,
+    Signature,
+    StrictModel,
+    Text,
+    TierName,
+    json_array,
+)
+from receipts.placement_section import MayHavePlacement, Placement
 
 RECEIPT_TYP: Final = "joule-mesh.receipt/v1"
 HEAD_TYP: Final = "joule-mesh.account-head/v1"
-MAX_INTEGER: Final = 2**63 - 1
-# Under 2^33 J, doubles lie closer together than one microjoule: each whole number of microjoules has a double of
-# its own. 2^33 J are 2.4 MWh; no request comes near.
-_MAX_JOULES: Final = 2**33
-_NO_CONTROLS: Final = r"^[^\x00-\x1f\x7f]+$"
-_METHODS: Final = "nvml-total-energy|nvml-power-integrated|rapl|ioreport|util-tdp|replay"
-
-Text = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=_NO_CONTROLS)]
-ReceiptId = Annotated[str, StringConstraints(pattern=r"^rcpt_[0-9a-f]{32}$")]
-AccountName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,127}$")]
-CustomerTag = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_NO_CONTROLS)]
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-KeyId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
-Signature = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
-CountryCode = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")]
-TierName = Annotated[str, StringConstraints(pattern=r"^L[0-3]$")]
-EnergyMethod = Annotated[str, StringConstraints(pattern=rf"^({_METHODS})(\+({_METHODS}))*$")]
-Confidence = Literal["measured-direct", "measured-apportioned", "estimated", "derived", "unavailable"]
-
-Count = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
-Seq = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
-Joules = Annotated[float, Field(ge=0, lt=_MAX_JOULES)]
-Figure = Annotated[float, Field(ge=0, lt=1e15)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Pue = Annotated[float, Field(ge=1, le=100)]
-# JSON has arrays, a frozen model has tuples: the one conversion that is let through.
-json_array: Final = partial(Field, strict=False)
-
-
-class StrictModel(BaseModel):
-    """A value as JSON has it: no member more, none less, no conversion, never changed."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def _either(section: BaseModel, value: str, reason: str) -> None:
@@ -223,8 +212,18 @@ class Verification(StrictModel):
     signature: Signature | None
 
 
-class Receipt(StrictModel):
-    """One request's receipt."""
+def _absent_or_known(schema: JsonDict) -> None:
+    """Null is how an absent member looks in Python, and nothing that JSON may have there."""
+    del schema["default"]
+    either = schema.pop("anyOf")
+    assert isinstance(either, list)
+    known, _null = either
+    assert isinstance(known, dict)
+    schema.update(known)
+
+
+class Receipt(MayHavePlacement):
+    """One request's receipt. Those of before there was placement have no member ``placement``."""
 
     typ: Literal["joule-mesh.receipt/v1"]
     receipt_id: ReceiptId
@@ -237,6 +236,7 @@ class Receipt(StrictModel):
     price: Price
     chain: Chain
     verification: Verification
+    placement: Annotated[Placement | None, Field(json_schema_extra=_absent_or_known)] = None
 
     @model_validator(mode="after")
     def _no_carbon_without_energy(self) -> Self:

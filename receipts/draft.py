@@ -2,7 +2,7 @@
 
 from typing import Annotated, Self
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from metering.settlement import EnergyFigures, Settlement
 from receipts.arithmetic import (
@@ -15,24 +15,24 @@ from receipts.arithmetic import (
     price_usd_picos,
 )
 from receipts.canonical import canonical_bytes, parse_strict
-from receipts.document import (
-    RECEIPT_TYP,
+from receipts.document import RECEIPT_TYP, Receipt, first_fault
+from receipts.errors import InvalidDocument, SettlementRefused
+from receipts.members import (
     AccountName,
     Count,
     CountryCode,
     CustomerTag,
     Figure,
     Pue,
-    Receipt,
     ReceiptId,
     Share,
     StrictModel,
     Text,
     TierName,
-    first_fault,
     json_array,
 )
-from receipts.errors import InvalidDocument, SettlementRefused
+from receipts.placement_rules import ServedBy, check_placement, waited_milliseconds
+from receipts.placement_section import MayHavePlacement, PlacementContext
 
 NO_ATTESTATION = "no hardware attestation is taken"
 _NS_PER_MS = 10**6
@@ -48,11 +48,12 @@ class Attempt(StrictModel):
     energy_microjoules: Count | None
 
 
-class RequestContext(StrictModel):
+class RequestContext(MayHavePlacement):
     """What the door knows of a request when it sends it on: everything on a receipt that the meter cannot know.
 
     It travels as the settlement's opaque context, so that a receipt can be written whoever has died meanwhile.
-    The grid's figures are those of the moment, ``usd_per_kwh`` is the price at the silicon.
+    The grid's figures are those of the moment, ``usd_per_kwh`` is the price at the silicon. Only a context of before
+    there was placement, which a meter's journal may still hold, has no ``placement``.
     """
 
     receipt_id: ReceiptId
@@ -78,6 +79,24 @@ class RequestContext(StrictModel):
     usd_per_kwh: Figure
     price_version: Text
     attempts: Annotated[tuple[Attempt, ...], json_array(max_length=64)]
+    placement: PlacementContext | None = None
+
+    @model_validator(mode="after")
+    def _runs_as_placed(self) -> Self:
+        """Now, and not when its receipt waits for signatures that no signer gives."""
+        if self.placement is not None:
+            served = ServedBy(
+                model=self.model,
+                operator=self.operator_name,
+                region=self.region,
+                country=self.country,
+                failed_attempts=len(self.attempts),
+            )
+            try:
+                check_placement(self.placement, served)
+            except InvalidDocument as error:
+                raise ValueError(str(error)) from error
+        return self
 
     def to_json(self) -> bytes:
         """One line of JSON; `from_json` gives an equal context back."""
@@ -145,6 +164,7 @@ def draft_receipt(
             "hardware_attestation_reason": NO_ATTESTATION,
         },
         "price": price,
+        **_placement(context, settlement.start_unix_ns),
         "chain": {"seq": seq, "prev_sha256": prev_sha256},
         "verification": {"signature_algo": "ed25519", "key_id": key_id, "tier": context.tier, "signature": None},
     }
@@ -152,6 +172,15 @@ def draft_receipt(
         return Receipt.model_validate(value)
     except ValidationError as error:
         raise SettlementRefused(settlement.request_id, first_fault(error)) from error
+
+
+def _placement(context: RequestContext, start_unix_ns: int) -> dict[str, object]:
+    """The member, where the context has one."""
+    placement = context.placement
+    if placement is None:
+        return {}
+    waited_ms = waited_milliseconds(placement.accepted_unix_ns, start_unix_ns)
+    return {"placement": {**placement.model_dump(), "waited_ms": waited_ms}}
 
 
 def _workload(context: RequestContext, settlement: Settlement) -> dict[str, object]:

@@ -5,8 +5,9 @@ from typing import Final, Literal, Self
 from pydantic import ValidationError
 
 from receipts.canonical import canonical_bytes, parse_strict
-from receipts.document import AccountName, Count, CustomerTag, KeyId, StrictModel, first_fault
+from receipts.document import first_fault
 from receipts.errors import InvalidDocument
+from receipts.members import AccountName, Count, CustomerTag, KeyId, StrictModel
 
 EXPORT_TYP: Final = "joule-mesh.export/v1"
 MANIFEST_MEMBER: Final = "manifest.json"

@@ -14,7 +14,6 @@ from pydantic import StringConstraints, TypeAdapter, ValidationError
 from sqlalchemy import ColumnElement, Connection, bindparam, insert, select, update
 
 from metering.settlement import Settlement
-from receipts.document import AccountName
 from receipts.errors import DamagedReceipt, LedgerError, SettlementRefused
 from receipts.ledger_books import (
     OPENING_CREDITS,
@@ -30,6 +29,7 @@ from receipts.ledger_commit import SettlementCommit, context_of
 from receipts.ledger_database import LedgerDatabase
 from receipts.ledger_rows import STORED, customer_book, stored_receipt
 from receipts.ledger_schema import USD_PICOS, accounts, api_keys, entries, receipts
+from receipts.members import AccountName
 from receipts.stored_receipt import StoredReceipt
 
 OPENING_CREDIT_USD_PICOS: Final = 5 * 10**12

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row, insert, select
 
 from metering.settlement import Settlement
 from metering.statements import SignedStatement
+from receipts.canonical import MAX_BYTES
 from receipts.document import Receipt, signed_bytes
 from receipts.draft import RequestContext, draft_receipt
 from receipts.errors import DamagedReceipt, InvalidDocument, SettlementRefused
@@ -21,6 +22,8 @@ from receipts.stored_receipt import StoredReceipt
 
 _MOST: Final = 2**63 - 1
 _MOST_SIGNATURE_CHARACTERS: Final = 128
+# With its signature, a member of 145 bytes, it has to be a document that can be read.
+_MOST_SIGNED_BYTES: Final = MAX_BYTES - 256
 
 _LOG = logging.getLogger(__name__)
 
@@ -123,6 +126,8 @@ class SettlementCommit:
             prev_sha256=None if head.sha256 is None else head.sha256.hex(),
         )
         signed = signed_bytes(receipt)
+        if len(signed) > _MOST_SIGNED_BYTES:
+            raise SettlementRefused(settlement.request_id, f"its receipt has {len(signed)} bytes, which none may have")
         new = StoredReceipt(
             receipt_id=receipt.receipt_id,
             account=context.account,

@@ -8,6 +8,7 @@ from typing import Final
 
 from receipts.exact_decimal import exact_decimal
 from receipts.ledger_reader import LedgerLine
+from receipts.line_service import LineService
 from receipts.moments import rfc3339
 
 COLUMNS: Final = (
@@ -21,6 +22,11 @@ COLUMNS: Final = (
     "joules",
     "usd",
     "balance_usd",
+    "pool",
+    "region_pin",
+    "waited_ms",
+    "retries",
+    "resumed_after_tokens",
 )
 # A cell that begins so is taken for a formula by some spreadsheet (OWASP, "CSV Injection"), blanks and quotes before it
 # or not, and in full width too. Where the decimal mark is a comma, a semicolon begins a new cell, whatever is quoted.
@@ -50,8 +56,21 @@ def csv_lines(lines: Iterable[LedgerLine]) -> bytes:
             exact_decimal(line.microjoules, _JOULE_DIGITS),
             exact_decimal(line.usd_picos, _USD_DIGITS),
             exact_decimal(line.balance_usd_picos, _USD_DIGITS),
+            *_service_cells(line.service),
         )
         for line in lines
+    )
+
+
+def _service_cells(service: LineService | None) -> tuple[str, ...]:
+    """Empty where there is no receipt, or one of before there was placement."""
+    if service is None:
+        return ("",) * 5
+    counts = (service.waited_ms, service.retries, service.resumed_after_tokens)
+    return (
+        _inert(service.pool or ""),
+        _inert(service.region_pin or ""),
+        *("" if each is None else str(each) for each in counts),
     )
 
 

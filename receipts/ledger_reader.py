@@ -6,12 +6,14 @@ from typing import Any, Final, Self
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, or_, select
 
-from receipts.document import MAX_INTEGER, with_signature
-from receipts.errors import LedgerUnavailable
+from receipts.document import with_signature
+from receipts.errors import DamagedReceipt, InvalidDocument, LedgerUnavailable
 from receipts.ledger_books import exact_sum
 from receipts.ledger_database import ReadingDatabase
 from receipts.ledger_rows import STORED, customer_book, stored_receipt
 from receipts.ledger_schema import MICROJOULES, USD_PICOS, entries, receipts, reversals
+from receipts.line_service import LineService
+from receipts.members import MAX_INTEGER
 from receipts.receipt_query import ReceiptQuery, ReceiptsPage
 from receipts.stored_receipt import StoredReceipt
 
@@ -42,7 +44,7 @@ class LedgerLine:
     """What one transaction did to an account, and the balance after it.
 
     ``kind`` is ``receipt``, ``reversal``, ``opening-credit`` or ``other``. The receipt is the one that was charged or
-    reversed; None with what is on it where there is none.
+    reversed; None with what is on it where there is none, ``service`` included.
     """
 
     created_unix_ns: int
@@ -55,6 +57,7 @@ class LedgerLine:
     microjoules: int
     usd_picos: int
     balance_usd_picos: int
+    service: LineService | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +140,7 @@ class LedgerReader:
         Raises:
             LedgerUnavailable: the machine's clock went back while this was being read, and an entry made meanwhile
                 would be missing. Read from the beginning.
+            DamagedReceipt: one that it is about cannot be read.
         """
         with self._database.snapshot() as connection:
             position = after if after.last_unix_ns is not None else _beginning(connection, account, after.since_unix_ns)
@@ -280,6 +284,9 @@ def entries_statement(account: str, position: LedgerPosition, limit: int) -> Sel
             receipts.c.model,
             receipts.c.region,
             receipts.c.customer_tag,
+            receipts.c.account,
+            receipts.c.seq,
+            receipts.c.signed_bytes,
         )
         .select_from(booked)
         .outerjoin(reversals, reversals.c.transaction_id == booked.c.transaction_id)
@@ -333,7 +340,17 @@ def _line(row: "Row[*tuple[Any, ...]]", balance_usd_picos: int) -> LedgerLine:
         microjoules=int(row.microjoules),
         usd_picos=int(row.usd_picos),
         balance_usd_picos=balance_usd_picos,
+        service=_service(row),
     )
+
+
+def _service(row: "Row[*tuple[Any, ...]]") -> LineService | None:
+    if row.receipt_id is None:
+        return None
+    try:
+        return LineService.of_signed_bytes(row.signed_bytes)
+    except InvalidDocument as error:
+        raise DamagedReceipt(str(row.account), row.seq) from error
 
 
 def _kind(row: "Row[*tuple[Any, ...]]") -> str:

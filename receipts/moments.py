@@ -4,8 +4,8 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from receipts.document import MAX_INTEGER
 from receipts.errors import InvalidMoment
+from receipts.members import MAX_INTEGER
 
 NS_PER_S: Final = 10**9
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

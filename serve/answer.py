@@ -4,12 +4,11 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-from serve.messages import Payload, Settled
+from serve.messages import DONE, Payload, Settled
 
 _PICOGRAMS_PER_MILLIGRAM = 1e9
 _FINISHED = b'"finish_reason":"'
 _USAGE = b'"choices":[],"usage":{'
-_DONE = b"data: [DONE]\n\n"
 
 
 def energy_object(receipt: dict[str, Any]) -> dict[str, Any]:
@@ -76,10 +75,10 @@ async def with_energy(items: AsyncIterator[Payload | Settled], *, include_usage:
         if isinstance(item, Settled):
             if held is not None:
                 yield _with_member(held, "energy", energy_object(json.loads(item.receipt)))
-            yield _DONE
+            yield DONE
             return
         event = item.data
-        if event == _DONE or (_USAGE in event and not include_usage):
+        if event == DONE or (_USAGE in event and not include_usage):
             continue
         if held is not None:
             yield held

@@ -131,25 +131,51 @@ def parse_chat(body: dict[str, Any], body_bytes: int) -> ChatRequest:
         raise _wrong("stream_options", "is only allowed when stream is true")
     choices = _check_count(body, "n", _MAX_CHOICES)
     limits = [_check_count(body, name, None) for name in ("max_completion_tokens", "max_tokens")]
+    max_tokens = next((limit for limit in limits if limit is not None), None)
     texts, has_images = _read_messages(body.get("messages"))
+    prompt_characters = sum(map(len, texts))
     return ChatRequest(
         model=model,
         stream=bool(stream),
         include_usage=bool((options or {}).get("include_usage")),
         choices=choices or 1,
-        max_tokens=next((limit for limit in limits if limit is not None), None),
-        signs=TierSigns(
-            prompt=texts[-1] if texts else "",
-            earlier_turns=max(0, sum(message.get("role") == "user" for message in body["messages"]) - 1),
-            has_tools=bool(body.get("tools")),
-            has_schema=isinstance(body.get("response_format"), dict)
-            and body["response_format"].get("type") in ("json_object", "json_schema"),
-            has_images=has_images,
-        ),
-        prompt_characters=sum(map(len, texts)),
+        max_tokens=max_tokens,
+        signs=_signs(body, has_images, max_tokens, prompt_characters),
+        prompt_characters=prompt_characters,
         body_bytes=body_bytes,
         body=body,
     )
+
+
+def _signs(
+    body: Mapping[str, Any],
+    has_images: bool,  # noqa: FBT001 - a sign
+    max_tokens: int | None,
+    prompt_characters: int,
+) -> TierSigns:
+    """What tells the tier of a body whose messages `_read_messages` has checked."""
+    messages = body["messages"]
+    asked = [message for message in messages[:-1] if message["role"] == "user"]
+    told = [message for message in messages[:-1] if message["role"] in ("system", "developer")]
+    form = body.get("response_format")
+    return TierSigns(
+        prompt=_text(messages[-1]),
+        instructions="\n".join(map(_text, told)),
+        previous_prompt=_text(asked[-1]) if asked else "",
+        earlier_turns=len(asked),
+        has_tools=bool(body.get("tools") or body.get("functions")),
+        has_schema=isinstance(form, dict) and form.get("type") in ("json_object", "json_schema"),
+        has_images=has_images,
+        max_tokens=max_tokens,
+        prompt_characters=prompt_characters,
+    )
+
+
+def _text(message: Mapping[str, Any]) -> str:
+    content = message.get("content")
+    if isinstance(content, list):
+        return "\n".join(part["text"] for part in content if part.get("text"))
+    return content or ""
 
 
 def _check_count(body: Mapping[str, Any], name: str, most: int | None) -> int | None:

@@ -1,37 +1,80 @@
 """How long an attempt may be silent."""
 
 import asyncio
-import itertools
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
+from serve.messages import Payload, ReplicaItem
+
 _Item = TypeVar("_Item")
+
+LimitAfter = Callable[[ReplicaItem | None], float]
+"""Seconds that an attempt has for the item after this one; None stands before the first."""
+
+BOOKED_WITHIN_S = 30.0
+"""How long a whole answer may wait for its receipt: longer than a meter waits for a ledger that is away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deadlines:
-    """Seconds until an attempt is given up: without a first token, between tokens, and for a whole unary answer."""
+    """Seconds until an attempt is given up: without a first token, and between tokens, also of a unary answer."""
 
     first_token_s: float
     between_tokens_s: float
-    unary_s: float
 
-    def limits(self, *, is_stream: bool) -> Iterator[float]:
-        """The limit of each item in turn, without end."""
-        yield self.first_token_s if is_stream else self.unary_s
-        yield from itertools.repeat(self.between_tokens_s)
+    @property
+    def stalled_s(self) -> float:
+        """Past this, an engine that gives nothing while it has requests is no longer taken for a busy one."""
+        return max(self.first_token_s, self.between_tokens_s)
+
+    def limit(self, last: ReplicaItem | None, *, is_stream: bool, wake_s: float) -> float:
+        """Seconds for the item after ``last``; the first one's include what its pool needs to wake up."""
+        if last is None:
+            return self.first_token_s + wake_s
+        if isinstance(last, Payload) and last.is_last(is_stream=is_stream):
+            return BOOKED_WITHIN_S
+        return self.between_tokens_s
 
 
-async def within(items: AsyncIterator[_Item], limits: Iterable[float]) -> AsyncGenerator[_Item, None]:
-    """Pass items on, each within its limit in seconds.
+async def within(
+    items: AsyncIterator[_Item], limit_after: Callable[[_Item | None], float], give_up: Callable[[], Awaitable[None]]
+) -> AsyncGenerator[_Item, None]:
+    """Pass items on, each within so many seconds after the one before it (None before the first).
+
+    Where one is late, ``give_up`` is awaited first and the waiting cancelled only then: a source may take that for
+    its client's going, and tell others so.
 
     Raises:
-        TimeoutError: one did not come in time.
+        TimeoutError: one did not come in time, or while it was given up.
     """
-    for limit_s in limits:
-        async with asyncio.timeout(limit_s):
-            item = await anext(items, None)
+    loop = asyncio.get_running_loop()
+    item: _Item | None = None
+    while True:
+        giving_up: list[asyncio.Task[None]] = []
+        async with asyncio.timeout(None) as waiting:
+
+            def is_late(waiting: asyncio.Timeout = waiting, giving_up: list[asyncio.Task[None]] = giving_up) -> None:
+                giving_up.append(loop.create_task(_end(waiting, give_up)))
+
+            timer = loop.call_later(limit_after(item), is_late)
+            try:
+                item = await anext(items, None)
+                if giving_up:
+                    await giving_up[0]
+            finally:
+                timer.cancel()
+        if giving_up:
+            raise TimeoutError
         if item is None:
             return
         yield item
+
+
+async def _end(waiting: asyncio.Timeout, give_up: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await give_up()
+    finally:
+        with suppress(RuntimeError):  # the waiting ended meanwhile
+            waiting.reschedule(asyncio.get_running_loop().time())

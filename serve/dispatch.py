@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, cast
 
 from ray.actor import ActorHandle
@@ -11,74 +12,159 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
-from serve.deadlines import within
-from serve.errors import AttemptFailed, NotBooked
-from serve.messages import ReplicaItem
+from serve.deadlines import LimitAfter, within
+from serve.errors import AttemptFailed, NotBooked, SeamBroken
+from serve.messages import GivenUp, Payload, Refused, ReplicaItem, Settled, Started
 
 _LOG = logging.getLogger(__name__)
-_REPLICA_HANGS_AFTER_S = 5.0
 _METERS_ANSWER_WITHIN_S = 2.0
 
 
 class ServeDispatch:
     """Sends an attempt to a pool's deployment and streams back what its replica says.
 
-    ``handles`` are by pool key; ``meters`` finds the hosts' meters.
+    ``handles`` are by pool key; ``meters`` finds the hosts' meters, each of which is waited for no longer than
+    ``meters_answer_within_s``.
     """
 
     def __init__(
-        self, handles: Mapping[str, DeploymentHandle[Any]], meters: Callable[[], Sequence[ActorHandle[Any]]]
+        self,
+        handles: Mapping[str, DeploymentHandle[Any]],
+        meters: Callable[[], Sequence[ActorHandle[Any]]],
+        *,
+        meters_answer_within_s: float = _METERS_ANSWER_WITHIN_S,
     ) -> None:
         self._handles = {pool: handle.options(stream=True) for pool, handle in handles.items()}
         self._meters = meters
+        self._meters_answer_within_s = meters_answer_within_s
 
     async def __call__(
-        self, pool: str, request_id: str, context: bytes, body: Mapping[str, Any], limits: Iterable[float]
+        self,
+        pool: str,
+        request_id: str,
+        context: bytes,
+        body: Mapping[str, Any],
+        delivered: Sequence[int],
+        limit_after: LimitAfter,
     ) -> AsyncGenerator[ReplicaItem, None]:
         """Stream the attempt; however the iteration ends, the replica is told to stop.
 
-        The replica keeps the limits itself and settles the attempt as failed; here it is for one that hangs, or was
-        waited for too long. Its host's meter is told before it is, for it would settle what it ran as the client's.
+        An attempt that failed is given up at the meters first: told of its end by its replica, a meter would settle
+        what it ran as the client's. One whose answer was whole, and only its receipt is missing, is settled by them.
 
         Raises:
             AttemptFailed: the replica died, is full or silent, or its engine broke.
         """
         items = cast(
-            "DeploymentResponseGenerator[ReplicaItem]", self._handles[pool].chat.remote(request_id, context, body)
+            "DeploymentResponseGenerator[ReplicaItem]",
+            self._handles[pool].chat.remote(request_id, context, body, delivered),
         )
+        attempt = _Attempt(request_id, context)
+        is_stream = bool(body.get("stream"))
+        ends: list[Settled | AttemptFailed] = []
+
+        async def give_up() -> None:
+            ends.append(await self._end(attempt, TimeoutError()))
+
         try:
-            async with aclosing(within(items, (each + _REPLICA_HANGS_AFTER_S for each in limits))) as timely:
+            async with aclosing(within(items, limit_after, give_up)) as timely:
                 async for item in timely:
                     yield item
-        except RayActorError as dead:
-            raise AttemptFailed("replica died", str(dead).partition("\n")[0]) from dead
-        except (BackPressureError, DeploymentUnavailableError) as full:
-            raise AttemptFailed("unavailable", str(full)) from full
+                    if isinstance(item, Payload):
+                        attempt.is_whole = item.is_last(is_stream=is_stream)
+                    elif isinstance(item, Started):
+                        attempt.replica = item.replica
+                    elif isinstance(item, Settled | Refused):
+                        return
         except Exception as broken:
-            # What a replica raises comes by Ray's own way in a RayTaskError, and by gRPC as it is.
-            failure = _failure(broken.cause if isinstance(broken, RayTaskError) else broken)
-            if failure.outcome == "timeout":
-                failure.may_be_charged = not await self._give_up(request_id)
-            raise failure from broken
+            end = ends[0] if ends else await self._end(attempt, broken)
+            if isinstance(end, AttemptFailed):
+                raise end from broken
+            yield end
+        else:
+            raise await self._given_up(request_id, context, _CutShort())
         finally:
             items.cancel()
 
-    async def _give_up(self, request_id: str) -> bool:
-        """Tell every host, for which of them has the attempt isn't known; whether it will surely not be charged."""
+    async def _end(self, attempt: "_Attempt", broken: Exception) -> Settled | AttemptFailed:
+        """What becomes of an attempt that gives no more."""
+        if isinstance(broken, BackPressureError):
+            return AttemptFailed("queue full", str(broken), is_full=True, energy_microjoules=0)
+        if attempt.is_whole:
+            receipt = await self._settle(attempt.request_id, attempt.replica, attempt.context)
+            if receipt is not None:
+                _LOG.warning("the receipt of %s came from its meter: %s", attempt.request_id, type(broken).__name__)
+                return Settled(receipt)
+        return await self._given_up(attempt.request_id, attempt.context, broken)
+
+    async def _given_up(self, request_id: str, context: bytes, broken: Exception) -> AttemptFailed:
+        """The failure, with what became of the attempt; every host is asked, for which of them has it isn't known."""
+        outcome, message = _failure(broken)
+        answers = await self._ask(lambda meter: meter.give_up.remote(request_id, context))
+        told = [each for each in answers or () if isinstance(each, GivenUp)]
+        drawn = [each.energy_microjoules for each in told if each.energy_microjoules is not None]
+        was_heard = answers is not None and len(told) == len(answers)
+        if not was_heard:
+            _LOG.warning("not every meter heard that an attempt at %s was given up", request_id)
+        return AttemptFailed(
+            outcome,
+            message,
+            is_charged=any(each.is_charged for each in told),
+            may_be_charged=not was_heard,
+            energy_microjoules=sum(drawn) if drawn else None,
+        )
+
+    async def _settle(self, request_id: str, replica: str, context: bytes) -> bytes | None:
+        """The receipt of an answer that was whole when its replica was lost; None where no meter can make it now."""
+        answers = await self._ask(lambda meter: meter.settle.remote(request_id, replica, "finished", context))
+        return next((each for each in answers or () if isinstance(each, bytes)), None)
+
+    async def _ask(self, question: Callable[[ActorHandle[Any]], Awaitable[object]]) -> list[object] | None:
+        """Every meter's answer, or the error that it was too late or raised; None when they couldn't be found."""
+
+        async def answer(meter: ActorHandle[Any]) -> object:
+            async with asyncio.timeout(self._meters_answer_within_s):
+                return await question(meter)
+
         try:
-            async with asyncio.timeout(_METERS_ANSWER_WITHIN_S):
+            async with asyncio.timeout(self._meters_answer_within_s):
                 meters = await asyncio.to_thread(self._meters)
-                return all(await asyncio.gather(*(meter.give_up.remote(request_id) for meter in meters)))
         except Exception as away:  # noqa: BLE001 - whatever it is, the request must go on
-            _LOG.warning(
-                "not every meter heard that an attempt at %s was given up: %s", request_id, type(away).__name__
-            )
-            return False
+            _LOG.warning("the meters were not found: %s", type(away).__name__)
+            return None
+        return list(await asyncio.gather(*map(answer, meters), return_exceptions=True))
 
 
-def _failure(cause: BaseException) -> AttemptFailed:
+@dataclass(slots=True)
+class _Attempt:
+    """How far an attempt has come; ``is_whole``: only its receipt is missing."""
+
+    request_id: str
+    context: bytes
+    replica: str = ""
+    is_whole: bool = False
+
+
+class _CutShort(Exception):
+    """A replica stopped before the receipt."""
+
+
+def _failure(broken: Exception) -> tuple[str, str]:
+    """The word for it on the receipt, and a line for the log.
+
+    What a replica raises comes by Ray's own way in a RayTaskError, and by gRPC as it is.
+    """
+    cause = broken.cause if isinstance(broken, RayTaskError) else broken
+    if isinstance(cause, RayActorError):
+        return "replica died", str(cause).partition("\n")[0]
+    if isinstance(cause, DeploymentUnavailableError):
+        return "unavailable", str(cause)
     if isinstance(cause, TimeoutError):
-        return AttemptFailed("timeout", "the engine was silent past its deadline")
+        return "timeout", "it was silent past its deadline"
     if isinstance(cause, NotBooked):
-        return AttemptFailed("its receipt cannot be stored now", str(cause), may_be_charged=True)
-    return AttemptFailed("engine error", type(cause).__name__)
+        return "its receipt cannot be stored now", str(cause)
+    if isinstance(cause, SeamBroken):
+        return "went on differently", str(cause)
+    if isinstance(cause, _CutShort):
+        return "cut short", "the replica stopped before the receipt"
+    return "engine error", type(cause).__name__

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from serve.messages import Payload, Working
 from serve.weights import HubWeights, WeightsSource, prepare
 
 
@@ -15,11 +16,16 @@ class Engine(Protocol):
 
     def chat(
         self, request_id: str, body: Mapping[str, Any], delivered: Sequence[int] = ()
-    ) -> AsyncGenerator[bytes, None]:
+    ) -> AsyncGenerator[Payload | Working, None]:
         """Server-sent events when ``body["stream"]`` is true, else one JSON body; closing it aborts the request.
 
+        With ``delivered``, the token ids of an earlier attempt at this request, the answer begins with them: its
+        events are those of the whole answer, to be cut by a `serve.seam.Seam`, and its usage counts all of it. An
+        event's ``token_ids`` are only those beyond the delivered ones. Until the next event or the JSON body is
+        there, `Working` comes at most once a second, and only when there are more tokens than before.
+
         Raises:
-            RequestRefused: the request is wrong; raised before the first item.
+            RequestRefused: the request is wrong, or can't be resumed; raised before the first item.
         """
 
     async def check(self) -> None:

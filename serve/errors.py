@@ -5,6 +5,7 @@ ServeError
 ├── EngineStartFailed    the engine died before it was ready; the message is the engine's own reason
 ├── EngineBroke          the engine failed while it answered
 ├── NotBooked            a request whose energy or receipt could not be booked; not the engine's fault
+├── SeamBroken           a resumed stream contradicts what the client has of the answer
 ├── AttemptFailed        a replica died, hung or could not be reached; another may be tried
 └── RequestRefused       the client's request is wrong or cannot be served; becomes OpenAI's error envelope
 """
@@ -26,6 +27,10 @@ class EngineStartFailed(ServeError):
 
 class EngineBroke(ServeError):
     """The engine failed in the middle of a request; the message is its kind of failure, never a prompt."""
+
+
+class SeamBroken(ServeError):
+    """A resumed stream contradicts what was sent; the message says in which member, never a text."""
 
 
 class NotBooked(ServeError):
@@ -52,10 +57,24 @@ class RequestRefused(ServeError):
 class AttemptFailed(ServeError):
     """A replica died, hung or could not be reached; ``outcome`` is the word for it on the receipt.
 
-    ``may_be_charged``: it may have been settled as one that ran, and its receipt still come.
+    ``is_charged``: it was settled as one that ran, so no other may run; its receipt is there or comes later.
+    ``may_be_charged``: that, or it isn't known. ``energy_microjoules`` is what it drew, None where that isn't known.
+    ``is_full``: the pool's queue is, and it took nothing in.
     """
 
-    def __init__(self, outcome: str, message: str, *, may_be_charged: bool = False) -> None:
+    def __init__(
+        self,
+        outcome: str,
+        message: str,
+        *,
+        is_charged: bool = False,
+        may_be_charged: bool = False,
+        energy_microjoules: int | None = None,
+        is_full: bool = False,
+    ) -> None:
         super().__init__(message)
         self.outcome = outcome
-        self.may_be_charged = may_be_charged
+        self.is_charged = is_charged
+        self.may_be_charged = may_be_charged or is_charged
+        self.energy_microjoules = energy_microjoules
+        self.is_full = is_full

@@ -2,28 +2,48 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from placement.plan import PoolSnapshot
+from placement.energy_rates import TokenRates
+from placement.fleet import PoolFacts
 from receipts.arithmetic import price_usd_picos
 from serve.chat_request import ChatRequest
 
 ENERGY_SAFETY_FACTOR = 10
-"""How many times its pool's mean a token may draw.
+"""How many times what its pool's dearer kind of token is known to draw a token may draw.
 
-Measured here (benchmarks/RESULTS.md): a request alone draws 7.2 times what it draws among 32, and the mean may have
-been learned among 32. The rest is for output tokens, which draw more than the mean of input and output.
+Measured here (benchmarks/RESULTS.md): a request alone draws 7.2 times what it draws among 32, and the rate may have
+been learned among 32. The rest is for what a learned rate is off by.
 """
 
 TEMPLATE_TOKENS = 256
 """Tokens that a model's chat template adds of its own: roles, a default system prompt, how tools are called."""
 
 
-def most_usd_picos(request: ChatRequest, pools: Iterable[PoolSnapshot]) -> int:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolCost:
+    """What of a pool bounds a request's price; ``microjoules_per_token`` is that of its dearer kind of token."""
+
+    context_tokens: int
+    microjoules_per_token: float
+    usd_per_kwh: float
+
+
+def pool_cost(pool: PoolFacts, rates: TokenRates) -> PoolCost:
+    """A pool's cost at its present rates."""
+    return PoolCost(
+        context_tokens=pool.context_tokens,
+        microjoules_per_token=rates.larger_microjoules_per_token,
+        usd_per_kwh=pool.usd_per_kwh,
+    )
+
+
+def most_usd_picos(request: ChatRequest, pools: Iterable[PoolCost]) -> int:
     """The most that ``request`` can cost on any of these pools, in pico-USD; 0 where energy costs nothing.
 
-    Most tokens, times the pool's microjoules per token (learned, or its prior) and `ENERGY_SAFETY_FACTOR`, times its
-    price. It can be wrong, and then the charge is more than was held: tokens are bounded, but energy per token is
+    Most tokens, times the larger of the pool's two rates per token (learned, or the prior), `ENERGY_SAFETY_FACTOR` and
+    its price. It can be wrong, and then the charge is more than was held: tokens are bounded, but energy per token is
     learned and has no bound. A prior far too low, silicon that idles at a high power under a lone slow request, and
     beam search are the ways there; the balance may then end below zero by the difference.
     """
@@ -48,7 +68,7 @@ def _is_all_text(messages: Iterable[Mapping[str, Any]]) -> bool:
     return all(part.get("type") == "text" for content in contents if isinstance(content, list) for part in content)
 
 
-def _on(request: ChatRequest, pool: PoolSnapshot) -> int:
+def _on(request: ChatRequest, pool: PoolCost) -> int:
     tokens = most_tokens(request, pool.context_tokens)
     microjoules = math.ceil(tokens * pool.microjoules_per_token * ENERGY_SAFETY_FACTOR)
     return price_usd_picos(microjoules, pool.usd_per_kwh)

@@ -1,15 +1,17 @@
 """The HTTP ingress: OpenAI's routes in front of the `Door`, receipts and the group key for everyone who asks."""
 
+import asyncio
 import json
 import logging
 import time
 import traceback
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import ray.serve as ray_serve
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from ray.actor import ActorHandle
@@ -22,16 +24,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from receipts.errors import LedgerError
 from serve.answer import energy_headers, unary_body, with_energy
 from serve.chat_request import ChatRequest, parse_chat, parse_json_object, read_body
+from serve.composition import Composition
 from serve.dispatch import ServeDispatch
 from serve.door import Answer, Dispatch, Door
-from serve.errors import AttemptFailed, RequestRefused
+from serve.errors import RequestRefused
 from serve.holds import Holds
 from serve.loopback import keep_to_loopback
-from serve.messages import Payload
+from serve.messages import Payload, Settled
 from serve.meter_routes import MeterRoutes
 from serve.openai_errors import envelope, known_status, stream_error
+from serve.placement_routes import PlacementRoutes
+from serve.pool_waker import PoolWaker
+from serve.pool_watch import PoolWatch
 from serve.ray_hold_ledger import RayHoldLedger
 from serve.receipt_routes import ReceiptRoutes, invalid_parameter
+from serve.request_pins import REGION_HEADER, RequestPins
+from serve.serve_look import ServeLook
 
 _LOG = logging.getLogger(__name__)
 _TAG_MAX_CHARACTERS = 128
@@ -45,7 +53,7 @@ class Ingress:
 
     def __init__(
         self,
-        build_door: Callable[[Dispatch, Holds], Door],
+        compose: Callable[[Dispatch, Holds], Composition],
         ledger: ActorHandle[Any],
         group_key: dict[str, Any],
         pools: dict[str, DeploymentHandle[Any]],
@@ -53,8 +61,19 @@ class Ingress:
         operator_account: str,
     ) -> None:
         keep_to_loopback()
-        door = build_door(ServeDispatch(pools, meters), Holds(RayHoldLedger(ledger)))
-        self._app = build_app(door, ledger, group_key, meters=meters, operator_account=operator_account)
+        made = compose(ServeDispatch(pools, meters), Holds(RayHoldLedger(ledger)))
+        planner, app_name = made.door.planner, ray_serve.get_replica_context().app_name
+        look = ServeLook(app_name, made.door.pools, made.selectors, made.nodes)
+        watch = PoolWatch(planner, look, next_to_wake=planner.next_to_wake, wake=PoolWaker(planner, pools).wake)
+        self._app = build_app(
+            made.door,
+            ledger,
+            group_key,
+            meters=meters,
+            operator_account=operator_account,
+            pins=made.pins,
+            background=watch.run,
+        )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Ray Serve's hook for an application made at the replica's start."""
@@ -68,15 +87,20 @@ def build_app(
     *,
     meters: Callable[[], Sequence[ActorHandle[Any]]],
     operator_account: str,
+    pins: RequestPins,
+    background: Callable[[], Coroutine[Any, Any, None]] | None = None,
 ) -> FastAPI:
     """The HTTP application.
 
     ``ledger`` is the ledger actor, ``group_key`` what `/v1/keys/group` answers; ``meters`` finds the hosts' meters,
-    which only keys of the ``operator_account`` may read.
+    which only keys of the ``operator_account`` may read. ``background`` runs as long as the application does.
     """
     # No redirects: `/v1/receipts/$ID` with an empty ID would list all receipts.
-    app = FastAPI(title="Joule Mesh", docs_url=None, redoc_url=None, redirect_slashes=False)
-    routes = _Routes(door, ledger, group_key)
+    app = FastAPI(
+        title="Joule Mesh", docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=_beside(background)
+    )
+    routes = _Routes(door, ledger, group_key, pins)
+    PlacementRoutes(routes.account, door, pins).add_to(app)
     meter_routes = MeterRoutes(routes.account, meters, operator_account)
     app.add_api_route("/healthz", routes.healthz, methods=["GET"])
     app.add_api_route("/v1/models", routes.models, methods=["GET"])
@@ -92,6 +116,27 @@ def build_app(
     app.add_exception_handler(RayActorError, _ledger_away)
     app.add_exception_handler(LedgerError, _ledger_away)
     return app
+
+
+def _beside(
+    background: Callable[[], Coroutine[Any, Any, None]] | None,
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """The application's lifespan: from its start to its end ``background`` runs beside it."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        if background is None:
+            yield
+            return
+        task = asyncio.create_task(background())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    return lifespan
 
 
 class _Outermost:
@@ -125,10 +170,11 @@ class _Outermost:
 
 
 class _Routes:
-    def __init__(self, door: Door, ledger: ActorHandle[Any], group_key: dict[str, Any]) -> None:
+    def __init__(self, door: Door, ledger: ActorHandle[Any], group_key: dict[str, Any], pins: RequestPins) -> None:
         self._door = door
         self._ledger = ledger
         self._group_key = group_key
+        self._pins = pins
 
     async def healthz(self) -> dict[str, str]:
         """Whether the ingress answers."""
@@ -160,9 +206,10 @@ class _Routes:
         """Answer one chat completion, streaming or unary, with its joules."""
         account = await self.account(request)
         tag = _customer_tag(request)
+        pins = self._pins.of(account, request.headers.get(REGION_HEADER))
         body = await read_body(request.stream(), request.headers.get("content-length"))
         chat = parse_chat(parse_json_object(body), len(body))
-        answer = await self._door.answer(request.state.request_id, account, tag, chat)
+        answer = await self._door.answer(request.state.request_id, account, tag, chat, pins)
         return _streamed(answer, chat) if chat.stream else await _unary(answer)
 
     async def account(self, request: Request) -> str:
@@ -193,23 +240,20 @@ def _answer_headers(answer: Answer) -> dict[str, str]:
     return {
         "X-Receipt-Id": f"rcpt_{answer.request_id}",
         "X-Routed-To": f"{site.operator}/{site.region}/{answer.started.silicon}",
+        "X-Tier": answer.tier.value,
         "X-Energy-Method": answer.started.energy_method or "unavailable",
     }
 
 
 async def _unary(answer: Answer) -> Response:
-    payload: bytes | None = None
-    try:
-        async for item in answer.items:
-            if isinstance(item, Payload):
-                payload = item.data
-            else:
-                receipt = json.loads(item.receipt)
-    except AttemptFailed as failure:
-        raise RequestRefused(HTTPStatus.BAD_GATEWAY, f"the answer broke off: {failure.outcome}") from failure
-    assert payload is not None, "a replica settled without an answer"
+    async with aclosing(answer.items) as items:
+        payload = await anext(items)
+        settled = await anext(items)
+    assert isinstance(payload, Payload), "an answer without a body"
+    assert isinstance(settled, Settled), "an answer without a receipt"
+    receipt = json.loads(settled.receipt)
     headers = {**_answer_headers(answer), **energy_headers(receipt)}
-    return Response(unary_body(payload, receipt), media_type="application/json", headers=headers)
+    return Response(unary_body(payload.data, receipt), media_type="application/json", headers=headers)
 
 
 def _streamed(answer: Answer, chat: ChatRequest) -> Response:
@@ -221,8 +265,8 @@ async def _events(answer: Answer, chat: ChatRequest) -> AsyncGenerator[bytes, No
         try:
             async for event in with_energy(items, include_usage=chat.include_usage):
                 yield event
-        except AttemptFailed as failure:
-            yield stream_error(HTTPStatus.BAD_GATEWAY, f"the answer broke off: {failure.outcome}", answer.request_id)
+        except RequestRefused as refusal:
+            yield stream_error(refusal.status, refusal.message, answer.request_id)
 
 
 def _error(

@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+DONE = b"data: [DONE]\n\n"
+"""The event that ends a stream."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
@@ -15,9 +18,23 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """One server-sent event of a stream (with its blank line), or the whole JSON body of a unary answer."""
+    """One server-sent event of a stream (with its blank line), or the whole JSON body of a unary answer.
+
+    ``token_ids``: the answer's tokens that were consumed for it since the event before; with those of the earlier
+    events they are what another replica goes on after. Empty where the answer can't be resumed.
+    """
 
     data: bytes
+    token_ids: tuple[int, ...] = ()
+
+    def is_last(self, *, is_stream: bool) -> bool:
+        """Whether the answer is whole with it, and only its receipt is to come."""
+        return not is_stream or self.data == DONE
+
+
+@dataclass(frozen=True, slots=True)
+class Working:
+    """A unary answer makes progress; it says no more than that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +53,19 @@ class Refused:
     param: str | None
 
 
-ReplicaItem = Started | Payload | Settled | Refused
+ReplicaItem = Started | Payload | Working | Settled | Refused
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenUp:
+    """What became of an attempt that the door waits for no longer, as its host's meter has it.
+
+    ``is_charged``: it had been settled as finished or aborted before, so its account pays for it; else the mesh does.
+    ``energy_microjoules`` is what it drew, None where that isn't known, or nothing of it ran on that host.
+    """
+
+    is_charged: bool
+    energy_microjoules: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

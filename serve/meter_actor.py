@@ -18,7 +18,6 @@ from ray.exceptions import RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from metering.calibration import CalibrationRecord, ReplicaWork
-from metering.errors import UnknownRequest
 from metering.host_meter import HostMeter
 from metering.meter_report import MeterReport
 from metering.metered_replica import ReplicaRegistration
@@ -26,7 +25,7 @@ from metering.settlement import Settlement
 from receipts.errors import LedgerInUse, LedgerUnavailable
 from receipts.ledger_actor import ledger_of
 from serve.energy_metrics import EnergyMetrics
-from serve.messages import MeterCard
+from serve.messages import GivenUp, MeterCard
 
 _LOG = logging.getLogger(__name__)
 # Ray hands metrics on every ten seconds; finer ones would be lost.
@@ -74,17 +73,18 @@ class MeterActor:
         """Open a request; ``context`` comes back with the settlement."""
         self._meter.begin(request_id, replica, context)
 
-    async def settle(self, request_id: str, replica: str, outcome: str) -> bytes | None:
+    async def settle(self, request_id: str, replica: str, outcome: str, context: bytes | None = None) -> bytes | None:
         """Close this replica's attempt, store its receipt durably, and return the receipt's signed bytes.
 
-        Waits a while for a ledger that is away; the settlement is delivered later whatever is raised then.
+        ``context`` is the one that it began with: a later attempt on the same replica goes on. Waits a while for a
+        ledger that is away; the settlement is delivered later whatever is raised then.
 
         None where there is no receipt: the engine refused the request and ran nothing, or the attempt failed.
         """
         if outcome == "refused":
-            self._meter.acknowledge(self._meter.settle(request_id, "aborted", replica=replica))
+            self._meter.acknowledge(self._meter.settle(request_id, "aborted", replica=replica, context=context))
             return None
-        settlement = self._meter.settle(request_id, outcome, replica=replica)
+        settlement = self._meter.settle(request_id, outcome, replica=replica, context=context)
         give_up = time.monotonic() + _WAITS_FOR_LEDGER_S
         while True:
             try:
@@ -94,15 +94,13 @@ class MeterActor:
                     raise
             await asyncio.sleep(_LEDGER_RETRY_S)
 
-    def give_up(self, request_id: str) -> bool:
+    def give_up(self, request_id: str, context: bytes | None = None) -> GivenUp:
         """The door waits no longer for an attempt at this request: what runs of it here has failed, at the mesh's cost.
 
-        Whether its account is charged for nothing that ran here; not so where the attempt was settled before.
+        ``context`` is the one that the attempt was sent with: then another attempt is left alone, one that failed
+        before is told of too, and its own beginning is refused if it comes late. Asking again is nothing new.
         """
-        try:
-            return self._meter.settle(request_id, "failed").outcome == "failed"
-        except UnknownRequest:
-            return True
+        return given_up(self._meter.give_up(request_id, context))
 
     def report(self) -> MeterReport:
         """The book, the counters and the replicas as of now."""
@@ -157,6 +155,13 @@ class MeterActor:
                     _LOG.error("settlement %s is not delivered: %s", settlement.request_id, reason)
 
 
+def given_up(settlement: Settlement | None) -> GivenUp:
+    """What the door is told of an attempt with this settlement; what is on a bill is no failed attempt's energy."""
+    if settlement is None or settlement.outcome != "failed":
+        return GivenUp(is_charged=settlement is not None, energy_microjoules=None)
+    return GivenUp(is_charged=False, energy_microjoules=settlement.energy.total_microjoules)
+
+
 def _is_away(error: RayError) -> bool:
     """Whether the ledger may take the same settlement in a moment.
 
@@ -184,11 +189,16 @@ def meter_of_this_host(namespace: str) -> ActorHandle[Any]:
 
 def meters_of(namespace: str) -> list[ActorHandle[Any]]:
     """The running meters of a mesh, one for each physical host."""
+    return list(meters_by_host(namespace).values())
+
+
+def meters_by_host(namespace: str) -> dict[str, ActorHandle[Any]]:
+    """The running meters of a mesh by their host, as `boot_id` names it."""
     named = cast("list[dict[str, str]]", ray.util.list_named_actors(all_namespaces=True))
     ours = sorted(
         each["name"] for each in named if each["namespace"] == namespace and each["name"].startswith(_ACTOR_PREFIX)
     )
-    return [ray.get_actor(name, namespace=namespace) for name in ours]
+    return {name.removeprefix(_ACTOR_PREFIX): ray.get_actor(name, namespace=namespace) for name in ours}
 
 
 def start_meter(node_id: str, host: str, build: BuildMeter, namespace: str) -> ActorHandle[Any]:

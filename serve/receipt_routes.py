@@ -21,10 +21,10 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 from starlette.responses import Response, StreamingResponse
 
-from receipts.document import MAX_INTEGER, Seq, Text
 from receipts.errors import InvalidMoment, LedgerError, ReadersBusy
 from receipts.ledger_csv import csv_header
 from receipts.ledger_reader import LedgerPosition
+from receipts.members import MAX_INTEGER, Seq, Text
 from receipts.moments import parse_moment
 from receipts.receipt_query import ReceiptQuery, ReceiptsPage
 from receipts.signing_errors import HeadRefused, QuorumUnavailable

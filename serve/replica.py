@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -12,13 +13,16 @@ from ray import ObjectRef
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
+from clusters.silicon_kinds import SiliconKind, check_silicon
 from metering.metered_replica import ReplicaRegistration
-from serve.deadlines import Deadlines, within
+from serve.deadlines import Deadlines
+from serve.engine_silence import EngineSilence
 from serve.engine_spec import Engine, EngineSpec
 from serve.errors import EngineBroke, NotBooked, RequestRefused
 from serve.loopback import keep_to_loopback
-from serve.messages import MeterCard, Payload, Refused, ReplicaItem, Settled, Started
+from serve.messages import MeterCard, Refused, ReplicaItem, Settled, Started
 from serve.meter_actor import meter_of_this_host
+from serve.routing_stats import RoutingStats
 
 _Answer = TypeVar("_Answer")
 
@@ -26,17 +30,21 @@ _Answer = TypeVar("_Answer")
 class EngineReplica:
     """A Serve deployment's class: starts the engine, registers with the host meter, answers.
 
-    The energy of everything before registration is the mesh's overhead, warm-up included.
+    The energy of everything before registration is the mesh's overhead, warm-up included. Where the host's silicon is
+    not what its pool names, it doesn't start (`SiliconMismatch`).
     """
 
     async def __init__(  # type: ignore[misc]
-        self, spec: EngineSpec, model: str, namespace: str, deadlines: Deadlines
+        self, spec: EngineSpec, model: str, namespace: str, deadlines: Deadlines, silicon: SiliconKind | None
     ) -> None:
         keep_to_loopback()
-        self._deadlines = deadlines
+        self._stalled_s = deadlines.stalled_s
+        self._silence = EngineSilence(time.monotonic)
+        self._routing = RoutingStats(time.monotonic)
         self._replica: str = ray_serve.get_replica_context().replica_id.unique_id
         self._meter: ActorHandle[Any] = meter_of_this_host(namespace)
         self._card: MeterCard = await self._meter.card.remote()
+        check_silicon(silicon, self._card.silicon)
         await self._meter.register.remote(
             ReplicaRegistration(
                 replica=self._replica,
@@ -48,35 +56,49 @@ class EngineReplica:
         self._engine: Engine = await spec.start(self._card.socket_path, self._replica)
 
     async def check_health(self) -> None:
-        """Ray Serve's probe: a dead engine gets the replica replaced."""
+        """Ray Serve's probe: a dead engine, or one that has stopped giving anything, gets the replica replaced.
+
+        Raises:
+            EngineBroke: it is alive and silent; what a dead one raises is its own.
+        """
         await self._engine.check()
+        if (silent_s := self._silence.seconds) > self._stalled_s:
+            raise EngineBroke(f"its requests have got nothing for {silent_s:.0f} s")
+
+    def record_routing_stats(self) -> dict[str, float]:
+        """Ray Serve asks for it each second, and tells the pool's routers when it has changed."""
+        return self._routing.snapshot()
 
     async def chat(
         self, request_id: str, context: bytes, body: Mapping[str, Any], delivered: Sequence[int] = ()
     ) -> AsyncGenerator[ReplicaItem, None]:
-        """Answer one request: `Started`, then `Payload` items, then `Settled`; or `Refused` alone.
+        """Answer one request: `Started`, then `Payload` and `Working` items, then `Settled`; or `Refused` alone.
+
+        ``delivered`` are the token ids that an earlier attempt's answer goes on after; it is said from its beginning
+        all the same. How long it may be silent is the door's to judge, which then gives it up.
 
         However it ends (finished, cut off by the client, failed), the host meter settles the request, and delivers
         the settlement to the ledger itself when nobody is left here to wait for it.
 
         Raises:
-            TimeoutError: the engine was silent past a deadline.
             EngineBroke: the engine failed.
             NotBooked: the meter or the ledger could not take the request in, or its end.
         """
-        outcome, has_started = "aborted", False
+        outcome, has_started, began_at = "aborted", False, self._routing.begin()
         try:
             await _booked(self._meter.begin.remote(request_id, self._replica, context))
-            limits = self._deadlines.limits(is_stream=bool(body.get("stream")))
-            async with aclosing(self._engine.chat(request_id, body, delivered)) as payloads:
-                async for payload in within(payloads, limits):
-                    if not has_started:
-                        # Not earlier: an engine that refuses has not started.
-                        has_started = True
-                        yield self._started()
-                    yield Payload(payload)
+            with self._silence.listened_to():
+                async with aclosing(self._engine.chat(request_id, body, delivered)) as items:
+                    async for item in items:
+                        self._silence.end()
+                        if not has_started:
+                            # Not earlier: an engine that refuses has not started.
+                            has_started = True
+                            yield self._started()
+                        yield item
             outcome = "finished"
         except RequestRefused as refusal:
+            self._silence.end()
             outcome = "failed" if has_started else "refused"
             if has_started:
                 raise EngineBroke("the engine refused a request that it had begun to answer") from refusal
@@ -85,9 +107,11 @@ class EngineReplica:
             outcome = "failed"
             raise
         finally:
+            self._routing.end()
             # Not awaited here: a cancelled generator may not wait, and the settlement must happen all the same.
-            settling: ObjectRef[bytes | None] = self._meter.settle.remote(request_id, self._replica, outcome)
+            settling: ObjectRef[bytes | None] = self._meter.settle.remote(request_id, self._replica, outcome, context)
         if outcome == "finished" and (receipt := await _booked(settling)) is not None:
+            self._routing.learn(receipt, since=began_at)
             yield Settled(receipt)
 
     def _started(self) -> Started:

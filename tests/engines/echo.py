@@ -2,7 +2,11 @@
 
 It burns a little processor time per word and reports its steps, so that a real meter has something to meter.
 A message starting with ``!refuse``, ``!break``, ``!crash`` or ``!hang`` does that instead; one with ``!slow`` is told
-a word a second, and with ``!freeze`` the whole process stands still for a while.
+a word a second, and with ``!freeze`` the whole process stands still for a while. ``!pace SECONDS`` is told a word in so
+many seconds. ``!break-once``, ``!crash-once``, ``!hang-once`` and ``!freeze-once`` do it only where no word was
+delivered before, so that a stream that is resumed gets over it.
+
+A word's token id is made from the word and its place: the same on every replica, and a resume with others is noticed.
 """
 
 import asyncio
@@ -10,6 +14,7 @@ import itertools
 import json
 import os
 import time
+import zlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -17,9 +22,11 @@ from typing import Any
 
 from metering.engine_steps import RequestWork, StepReporter
 from serve.errors import EngineBroke, RequestRefused
+from serve.messages import DONE, Payload, Working
 
 _BURN_S = 0.004
 _FREEZE_S = 10
+_WORKING_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,34 +60,33 @@ class EchoEngine:
 
     async def chat(
         self, request_id: str, body: Mapping[str, Any], delivered: Sequence[int] = ()
-    ) -> AsyncGenerator[bytes, None]:
+    ) -> AsyncGenerator[Payload | Working, None]:
         words = str(body["messages"][-1]["content"]).split()[: body.get("max_tokens") or None]
-        command = words[0] if words else ""
-        if command == "!refuse":
+        if words[:1] == ["!refuse"]:
             raise RequestRefused(HTTPStatus.BAD_REQUEST, "refused as asked", "messages")
-        said: list[str] = []
+        tokens = [token_id(word, index) for index, word in enumerate(words)]
+        if list(delivered) != tokens[: len(delivered)]:
+            raise RequestRefused(HTTPStatus.UNPROCESSABLE_ENTITY, "these are not the tokens of this answer")
+        worked = time.monotonic()
         for index, word in enumerate(words):
-            await self._step(request_id, prompt=len(words), index=index)
-            if command == "!break" and index > 0:
-                raise EngineBroke("as asked")
-            if command == "!crash" and index > 0:
-                os.kill(os.getpid(), 9)
-            if command == "!hang" and index > 0:
-                await asyncio.sleep(3600)
-            if command in ("!slow", "!freeze") and index > 0:
-                await asyncio.sleep(1)
-            if command == "!freeze" and index == 1:
-                _stand_still()
-            said.append(word + " ")
+            is_new = index >= len(delivered)
+            if is_new:
+                await self._step(request_id, prompt=len(words) + len(delivered), index=index - len(delivered))
+                await _misbehave(words, index, is_resumed=bool(delivered))
             if body.get("stream"):
                 finish = "stop" if index == len(words) - 1 else None
-                yield _event(self._chunk(request_id, choices=[_choice(index, word + " ", finish)]))
+                event = _event(self._chunk(request_id, choices=[_choice(index, word + " ", finish)]))
+                yield Payload(event, (tokens[index],) if is_new else ())
+            elif time.monotonic() - worked >= _WORKING_EVERY_S:
+                worked = time.monotonic()
+                yield Working()
         usage = {"prompt_tokens": len(words), "completion_tokens": len(words), "total_tokens": 2 * len(words)}
         if not body.get("stream"):
-            yield json.dumps(self._unary(request_id, "".join(said), usage)).encode()
+            text = "".join(word + " " for word in words)
+            yield Payload(json.dumps(self._unary(request_id, text, usage)).encode())
             return
-        yield _event(self._chunk(request_id, choices=[], usage=usage))
-        yield b"data: [DONE]\n\n"
+        yield Payload(_event(self._chunk(request_id, choices=[], usage=usage)))
+        yield Payload(DONE)
 
     async def _step(self, request_id: str, *, prompt: int, index: int) -> None:
         step = next(self._steps)
@@ -106,6 +112,30 @@ class EchoEngine:
             "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
             "usage": usage,
         }
+
+
+async def _misbehave(words: Sequence[str], index: int, *, is_resumed: bool) -> None:
+    """What the message's first word asks for, before its word at ``index`` is told; its first one always is."""
+    command, _, once = words[0].partition("-")
+    if index == 0 or (once and is_resumed):
+        return
+    if command == "!break":
+        raise EngineBroke("as asked")
+    if command == "!crash":
+        os.kill(os.getpid(), 9)
+    if command == "!hang":
+        await asyncio.sleep(3600)
+    if command in ("!slow", "!freeze"):
+        await asyncio.sleep(1)
+    if command == "!freeze" and index == 1:
+        _stand_still()
+    if command == "!pace":
+        await asyncio.sleep(float(words[1]))
+
+
+def token_id(word: str, index: int) -> int:
+    """The word's token at this place of an answer."""
+    return zlib.crc32(f"{index} {word}".encode())
 
 
 def _stand_still() -> None:

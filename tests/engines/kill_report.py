@@ -10,6 +10,7 @@ from killing_rounds import Run
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
+from soundness import Verdict
 
 _OUTCOMES = ("answered", "hung up", "broken", "refused", "no answer", "malformed")
 _FINDINGS_SHOWN = 20
@@ -27,7 +28,7 @@ def _parts(run: Run) -> Iterator[RenderableType]:
     yield Text("Seconds from a round's last blow, in the rounds that hit the target; others may have been hit too.\n")
     yield _exchanges(run)
     yield Text("")
-    yield _checks(run)
+    yield checks_table(run.verdict)
     for check, findings in run.verdict.findings.items():
         for finding in findings[:_FINDINGS_SHOWN]:
             yield Text(f"{check}: {finding}", style="red")
@@ -36,7 +37,9 @@ def _parts(run: Run) -> Iterator[RenderableType]:
 
 
 def _recoveries(run: Run) -> Table:
-    table = _table("killed", ">kills", ">rounds", *(f">{what} p50/p99/max" for what in ("answers", "signs", "whole")))
+    table = figures_table(
+        "killed", ">kills", ">rounds", *(f">{what} p50/p99/max" for what in ("answers", "signs", "whole"))
+    )
     for target in TARGETS:
         of_target = run.recoveries[target]
         table.add_row(
@@ -51,7 +54,7 @@ def _recoveries(run: Run) -> Table:
 
 
 def _exchanges(run: Run) -> Table:
-    table = _table("requests", ">sent", *(f">{outcome}" for outcome in _OUTCOMES))
+    table = figures_table("requests", ">sent", *(f">{outcome}" for outcome in _OUTCOMES))
     for kind in KINDS:
         of_kind = [each for each in run.exchanges if each.kind == kind]
         counts = count_by(of_kind, lambda each: each.outcome)
@@ -59,9 +62,10 @@ def _exchanges(run: Run) -> Table:
     return table
 
 
-def _checks(run: Run) -> Table:
-    table = _table("check", "", "figure")
-    figures, findings = run.verdict.figures, run.verdict.findings
+def checks_table(verdict: Verdict) -> Table:
+    """Every check with its figure, and whether anything was found."""
+    table = figures_table("check", "", "figure")
+    figures, findings = verdict.figures, verdict.findings
     for check in dict.fromkeys((*figures, *(each for each, found in findings.items() if found))):
         table.add_row(check, "[red]FAILED[/red]" if findings.get(check) else "ok", figures.get(check, ""))
     return table
@@ -75,7 +79,7 @@ def _spread(seconds: Sequence[float]) -> str:
     return f"{p50:.1f} / {p99:.1f} / {ordered[-1]:.1f}"
 
 
-def _table(*headers: str) -> Table:
+def figures_table(*headers: str) -> Table:
     """A table without rules; a header that begins with ``>`` is a column of figures."""
     table = Table(box=None)
     for header in headers:

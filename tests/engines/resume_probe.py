@@ -1,23 +1,54 @@
-"""Cuts greedy answers of a running mesh at several tokens and resumes them: `python resume_probe.py DATA_DIR`.
+"""Cuts greedy answers of a running mesh after several events and resumes them: `python resume_probe.py DATA_DIR`.
 
-Prints a JSON list of cuts. It speaks to the pool's deployment, since the door resumes nothing yet.
+Prints a JSON list of cuts. It speaks to the pool's deployment, as the door does when an attempt has failed, and joins
+what was sent and what came then with the door's own seam.
 """
 
 import asyncio
 import json
 import secrets
 import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mesh.ray_session import join_ray
 from mesh.run_state import DataFolder
-from receipts.draft import RequestContext
-from serve.messages import Payload, Settled
+from receipts.draft import Attempt, RequestContext
+from receipts.placement_section import CandidatePool, Pins, PlacementContext, Rates
+from serve.messages import DONE, Payload, Settled, Started
+from serve.seam import Seam
 
-_PROMPTS = ("Write a list of three colours, one per line, with a blank line between.", "Say hello with three emoji.")
-_CUTS = (1, 5, 11, 20)
+_MODEL = "smollm2-135m-instruct"
+_POOL = f"{_MODEL}@self-hosted/local"
+_DEPLOYMENT = f"{_MODEL}--self-hosted--local"
+_SCHEMA = {"type": "object", "properties": {"colours": {"type": "array", "items": {"type": "string"}}}}
+_REQUESTS = (
+    ("Write a list of three colours, one per line, with a blank line between.", {}),
+    ("Say hello with three emoji.", {"logprobs": True}),
+    (
+        "Give three colours as JSON.",
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "colours", "schema": _SCHEMA}}},
+    ),
+)
 _MAX_TOKENS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    payloads: tuple[Payload, ...]
+    output_tokens: int
+    placement: dict[str, Any]
+
+    @property
+    def events(self) -> list[bytes]:
+        return [each.data for each in self.payloads]
+
+    @property
+    def ids(self) -> list[int]:
+        return [token for each in self.payloads for token in each.token_ids]
 
 
 def main() -> None:
@@ -31,58 +62,91 @@ async def _probe(application: str) -> list[dict[str, object]]:
     import ray.serve as ray_serve
 
     # Made inside the event loop that uses it: the mesh has Ray Serve route in the caller's loop.
-    pool = "smollm2-135m-instruct--self-hosted--local"
-    handle = ray_serve.get_deployment_handle(pool, app_name=application).options(stream=True)
+    handle = ray_serve.get_deployment_handle(_DEPLOYMENT, app_name=application).options(stream=True)
     found = []
-    for prompt in _PROMPTS:
-        whole_ids, whole_text = await _answer(handle, prompt, [])
-        for cut in _CUTS:
-            if cut >= len(whole_ids):
-                continue
-            ids, text = await _answer(handle, prompt, whole_ids[:cut])
-            found.append(
-                {
-                    "cut": cut,
-                    "whole_ids": whole_ids,
-                    "ids": ids,
-                    "whole_text": whole_text,
-                    "text": text,
-                }
-            )
+    for prompt, options in _REQUESTS:
+        body = _body(prompt, options)
+        whole = await _answer(handle, body, [])
+        cuts = (1, 2, 6, 12, 21, len(whole.payloads) - 2)
+        found += [await _resumed(handle, body, whole, cut) for cut in cuts]
     return found
 
 
-async def _answer(handle: Any, prompt: str, delivered: list[int]) -> tuple[list[int], str]:
-    """Token ids and text of one streamed answer, replayed ones included."""
+async def _resumed(handle: Any, body: dict[str, Any], whole: Answer, cut: int) -> dict[str, object]:
+    sent, delivered = whole.events[:cut], [token for each in whole.payloads[:cut] for token in each.token_ids]
+    resumed = await _answer(handle, body, delivered)
+    seam = Seam(sent)
+    beyond = [event for each in resumed.events for event in seam.beyond(each)]
+    return {
+        "delivered": len(delivered),
+        "new": len(resumed.ids),
+        "produced": resumed.output_tokens,
+        "resumed_after_tokens": resumed.placement["resumed_after_tokens"],
+        "whole_ids": whole.ids,
+        "ids": delivered + resumed.ids,
+        "sent": _client_has(sent),
+        "whole": _client_has(whole.events),
+        "replayed": _client_has(resumed.events),
+        "joined": _client_has([*sent, *beyond]),
+    }
+
+
+async def _answer(handle: Any, body: dict[str, Any], delivered: Sequence[int]) -> Answer:
     request_id = secrets.token_hex(16)
-    body = {
-        "model": "smollm2-135m-instruct",
+    payloads: list[Payload] = []
+    async for item in handle.chat.remote(request_id, _context(request_id, len(delivered)), body, delivered):
+        if isinstance(item, Payload):
+            payloads.append(item)
+        elif isinstance(item, Settled):
+            receipt = json.loads(item.receipt)
+        else:
+            assert isinstance(item, Started), item
+    return Answer(tuple(payloads), receipt["workload"]["tokens"]["output"], receipt["placement"])
+
+
+def _body(prompt: str, options: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "model": _MODEL,
         "messages": [{"role": "user", "content": prompt}],
         "max_tokens": _MAX_TOKENS,
         "temperature": 0,
         "stream": True,
         "stream_options": {"include_usage": True},
-        "return_token_ids": True,
+        **options,
     }
-    ids: list[int] = []
-    text = ""
-    async for item in handle.chat.remote(request_id, _context(request_id), body, delivered):
-        if isinstance(item, Payload) and item.data.startswith(b"data: {"):
-            for choice in json.loads(item.data[6:])["choices"]:
-                ids += choice.get("token_ids") or []
-                text += choice["delta"].get("content") or ""
-        if isinstance(item, Settled):
-            tokens = json.loads(item.receipt)["workload"]["tokens"]
-            assert tokens["output"] == len(ids) - len(delivered), "the meter counts what this engine produced"
-    return ids, text
 
 
-def _context(request_id: str) -> bytes:
+def _client_has(events: Iterable[bytes]) -> dict[str, Any]:
+    """The text that a client assembles, the tokens it is told of, and how often it gets what comes once."""
+    has = {"text": "", "logprobs": 0, "tokens": None, "roles": 0, "finishes": [], "ends": 0}
+    for event in events:
+        has["ends"] += event == DONE
+        chunk = {"choices": [], "usage": None} if event == DONE else json.loads(event.removeprefix(b"data: "))
+        for choice in chunk["choices"]:
+            has["text"] += choice["delta"].get("content") or ""
+            has["logprobs"] += len((choice.get("logprobs") or {}).get("content") or ())
+            has["roles"] += "role" in choice["delta"]
+            has["finishes"] += [choice["finish_reason"]] if choice.get("finish_reason") else []
+        if chunk.get("usage"):
+            has["tokens"] = chunk["usage"]["completion_tokens"]
+    return has
+
+
+def _context(request_id: str, delivered: int) -> bytes:
+    candidate = CandidatePool.expecting(
+        pool=_POOL,
+        expected_microjoules=1,
+        energy_usd=0,
+        facility_usd=0,
+        carbon_usd=0,
+        wait_usd=0,
+        network_usd=0,
+    )
     return RequestContext(
         receipt_id=f"rcpt_{request_id}",
         workload_id=f"chatcmpl-{request_id}",
         kind="ml-inference",
-        model="smollm2-135m-instruct",
+        model=_MODEL,
         model_revision=None,
         customer_tag=None,
         account="default",
@@ -101,7 +165,17 @@ def _context(request_id: str) -> bytes:
         grid_is_estimated=True,
         usd_per_kwh=0.5,
         price_version="test",
-        attempts=(),
+        attempts=(Attempt(pool=_POOL, outcome="replica died", energy_microjoules=None),) if delivered else (),
+        placement=PlacementContext(
+            pool=_POOL,
+            accepted_unix_ns=time.time_ns(),
+            resumed_after_tokens=delivered,
+            pins=Pins(model=_MODEL, region=None, residency=(), operators=None),
+            rates=Rates(usd_per_kgco2=0, usd_per_hour_waited=0),
+            candidates=(candidate,),
+            rejected=(),
+            rejected_total=0,
+        ),
     ).to_json()
 
 

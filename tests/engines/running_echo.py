@@ -68,11 +68,13 @@ def start_echo(
     *,
     accounts: Sequence[str] = (),
     record_nonces: bool = False,
+    nodes: Path | None = None,
 ) -> "subprocess.Popen[str]":
     """A mesh in a process of its own; stderr is captured only when it is to fail."""
     command = [sys.executable, str(_SERVE_ECHO), str(data_dir), str(port)]
     command += [f"--account={account}" for account in accounts]
     command += ["--record-nonces"] if record_nonces else []
+    command += [f"--nodes={nodes}"] if nodes else []
     # Ray's workers look here for the recording signer, and get what they start from by this process's environment.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_SERVE_ECHO.parent), *_python_path()])}
     if fail_with is not None:
@@ -81,11 +83,11 @@ def start_echo(
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment)
 
 
-def failed_start(data_dir: Path) -> str:
+def failed_start(data_dir: Path, *, nodes: Path | None = None) -> str:
     """What a mesh says that cannot start on this folder."""
-    process = start_echo(data_dir, free_port(), fail_with="it was not to come so far")
+    process = start_echo(data_dir, free_port(), fail_with="it was not to come so far", nodes=nodes)
     try:
-        said, told = process.communicate(timeout=_FAILS_WITHIN_S)
+        said, told = process.communicate(timeout=_FAILS_WITHIN_S if nodes is None else 3 * _FAILS_WITHIN_S)
     except subprocess.TimeoutExpired:
         process.terminate()
         process.communicate(timeout=_STOP_DEADLINE_S)
@@ -100,11 +102,11 @@ def _python_path() -> list[str]:
 
 @contextmanager
 def running_echo_mesh(
-    data_dir: Path, *, accounts: Sequence[str] = (), record_nonces: bool = False
+    data_dir: Path, *, accounts: Sequence[str] = (), record_nonces: bool = False, nodes: Path | None = None
 ) -> Iterator[EchoMesh]:
-    """Start a mesh on the folder and stop it; it makes a key for each of ``accounts``."""
+    """Start a mesh on the folder and stop it; it makes a key for each of ``accounts``. ``nodes`` as `jc up --nodes`."""
     port = free_port()
-    process = start_echo(data_dir, port, accounts=accounts, record_nonces=record_nonces)
+    process = start_echo(data_dir, port, accounts=accounts, record_nonces=record_nonces, nodes=nodes)
     assert process.stdout is not None
     try:
         key = process.stdout.readline().strip()

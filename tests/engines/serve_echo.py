@@ -17,6 +17,8 @@ from rich.console import Console
 
 from mesh.app import start_mesh
 from mesh.errors import MeshError
+from mesh.nodes_file import load_nodes
+from mesh.placement_setup import node_catalogue
 from mesh.progress import Progress
 from mesh.settings import PoolSettings, Settings, load_settings
 from receipts.signer import Signer
@@ -39,7 +41,8 @@ def main() -> None:
     try:
         progress = Progress(Console(stderr=True))
         signer_type = RecordingSigner if arguments.record_nonces else Signer
-        with start_mesh(settings, progress, stop, engine=engine, signer_type=signer_type) as running:
+        nodes = load_nodes(arguments.nodes, node_catalogue(settings)) if arguments.nodes else None
+        with start_mesh(settings, progress, stop, engine=engine, signer_type=signer_type, nodes_file=nodes) as running:
             running.announce_ready()
             print(running.first_key or running.operator_key, flush=True)
             for account in arguments.account:
@@ -57,6 +60,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--fail-with", help="the engine does not start, for this reason")
     parser.add_argument("--account", action="append", default=[], help="print a key for it; may be repeated")
     parser.add_argument("--record-nonces", action="store_true", help="the signers write down what they release")
+    parser.add_argument("--nodes", type=Path, help="the file of the Ray nodes to start on this machine")
     return parser.parse_args()
 
 

@@ -1,34 +1,44 @@
-"""Attempts on deployments that are fakes: what becomes of one that hangs, and of one whose client went."""
+"""Attempts on deployments that are fakes: what becomes of one that fails, and of one whose client went."""
 
 import asyncio
-import itertools
 import warnings
 from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Any
 
 import pytest
+from ray.exceptions import RayActorError
 
-from serve.errors import AttemptFailed, NotBooked
-from serve.messages import Payload, ReplicaItem
+from serve.errors import AttemptFailed, NotBooked, SeamBroken
+from serve.messages import DONE, GivenUp, Payload, Refused, ReplicaItem, Settled, Started
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Ray Serve's own, when it is imported
+    from ray.serve.exceptions import BackPressureError
+
     from serve.dispatch import ServeDispatch
 
 _REQUEST = "0" * 32
-# Five seconds more are given; so little is left that a replica which says nothing is over it at once.
-_NO_TIME = itertools.repeat(-5.0)
-_TIME = itertools.repeat(60.0)
+_CONTEXT = b"context"
+_FAILED = GivenUp(is_charged=False, energy_microjoules=5)
+_STARTED = Started(replica="r", silicon="cpu", energy_method=None)
+
+
+def no_time(_last: ReplicaItem | None) -> float:
+    return 0.0
+
+
+def time_enough(_last: ReplicaItem | None) -> float:
+    return 60.0
 
 
 class FakeItems:
-    """Says what it is given, then raises or hangs."""
+    """Says what it is given, then raises, ends or hangs."""
 
-    def __init__(self, calls: list[str], items: Sequence[ReplicaItem], raises: Exception | None) -> None:
+    def __init__(self, calls: list[str], items: Sequence[ReplicaItem], then: Exception | None) -> None:
         self._calls = calls
         self._items = iter(items)
-        self._raises = raises
+        self._then = then
 
     def __aiter__(self) -> "FakeItems":
         return self
@@ -36,9 +46,13 @@ class FakeItems:
     async def __anext__(self) -> ReplicaItem:
         for item in self._items:
             return item
-        if self._raises is not None:
-            raise self._raises
-        await asyncio.sleep(3600)
+        if self._then is not None:
+            raise self._then
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            self._calls.append("waiting cancelled")  # Ray Serve's takes it for the client's going
+            raise
         raise AssertionError
 
     def cancel(self) -> None:
@@ -62,68 +76,147 @@ class FakeHandle:
 
 
 class FakeMeter:
-    def __init__(self, calls: list[str], answer: bool | Exception) -> None:
+    """One that ``settles`` a whole answer gives its receipt; None: the attempt had failed, an error: it has it not."""
+
+    def __init__(self, calls: list[str], answer: GivenUp | Exception, settles: bytes | Exception | None) -> None:
         self.give_up = Remote(self._give_up)
+        self.settle = Remote(self._settle)
         self._calls = calls
         self._answer = answer
+        self._settles = settles
 
-    async def _give_up(self, request_id: str) -> bool:
-        assert request_id == _REQUEST
+    async def _give_up(self, request_id: str, context: bytes) -> GivenUp:
+        assert (request_id, context) == (_REQUEST, _CONTEXT)
         self._calls.append("give up")
-        if isinstance(self._answer, Exception):
-            raise self._answer
-        return self._answer
+        return await _answered(self._answer)
+
+    async def _settle(self, request_id: str, replica: str, outcome: str, context: bytes) -> bytes | None:
+        assert (request_id, replica, outcome, context) == (_REQUEST, "r", "finished", _CONTEXT)
+        self._calls.append("settle")
+        return await _answered(self._settles)
 
 
-async def attempt(
-    limits: Any,
-    *,
-    items: Sequence[ReplicaItem] = (),
-    raises: Exception | None = None,
-    meters: Sequence[bool | Exception] = (True,),
-) -> tuple[list[str], AttemptFailed]:
-    calls: list[str] = []
-    handle: Any = FakeHandle(FakeItems(calls, items, raises))
-    of_hosts: Any = [FakeMeter(calls, answer) for answer in meters]
-    dispatch = ServeDispatch({"p": handle}, lambda: of_hosts)
-    with pytest.raises(AttemptFailed) as failed:
-        async for _ in dispatch("p", _REQUEST, b"", {}, limits):
-            pass
-    return calls, failed.value
+async def _answered(answer: Any) -> Any:
+    if isinstance(answer, TimeoutError):
+        await asyncio.sleep(3600)
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
-@pytest.mark.parametrize("items", [[], [Payload(b"x")]])
+class Bench:
+    def __init__(
+        self,
+        *,
+        items: Sequence[ReplicaItem] = (),
+        then: Exception | None = None,
+        meters: Sequence[GivenUp | Exception] = (_FAILED,),
+        settles: bytes | Exception | None = None,
+    ) -> None:
+        self.calls: list[str] = []
+        handle: Any = FakeHandle(FakeItems(self.calls, items, then))
+        of_hosts: Any = [FakeMeter(self.calls, answer, settles) for answer in meters]
+        self._dispatch = ServeDispatch({"p": handle}, lambda: of_hosts, meters_answer_within_s=0.2)
+
+    def run(self, limit_after: Any = time_enough, *, stream: bool = True) -> Any:
+        return self._dispatch("p", _REQUEST, _CONTEXT, {"stream": stream}, (), limit_after)
+
+    async def failure(self, limit_after: Any = time_enough) -> AttemptFailed:
+        with pytest.raises(AttemptFailed) as failed:
+            async for _ in self.run(limit_after):
+                pass
+        return failed.value
+
+
+@pytest.mark.parametrize("items", [[], [_STARTED, Payload(b"x")]])
 async def test_the_meters_hear_that_a_silent_attempt_is_given_up_before_its_replica_does(items: list[ReplicaItem]):
-    calls, failure = await attempt(_NO_TIME, items=items, meters=[True, True])
-    assert calls == ["give up", "give up", "cancel"]
-    assert (failure.outcome, failure.may_be_charged) == ("timeout", False)
-
-
-@pytest.mark.parametrize("meters", [[True, False], [True, ConnectionError("away")]])
-async def test_what_no_meter_took_for_failed_may_be_charged(meters: list[bool | Exception]):
-    calls, failure = await attempt(_NO_TIME, meters=meters)
-    assert calls[-1] == "cancel"
-    assert (failure.outcome, failure.may_be_charged) == ("timeout", True)
+    bench = Bench(items=items, meters=[_FAILED, GivenUp(is_charged=False, energy_microjoules=None)])
+    failure = await bench.failure(no_time)
+    assert bench.calls == ["give up", "give up", "waiting cancelled", "cancel"]
+    assert (failure.outcome, failure.may_be_charged, failure.energy_microjoules) == ("timeout", False, 5)
 
 
 @pytest.mark.parametrize(
-    ("raises", "may_be_charged"), [(NotBooked("LedgerUnavailable"), True), (RuntimeError("broke"), False)]
+    ("then", "outcome"),
+    [
+        (RayActorError(), "replica died"),
+        (RuntimeError("broke"), "engine error"),
+        (NotBooked("LedgerUnavailable"), "its receipt cannot be stored now"),
+        (StopAsyncIteration(), "cut short"),
+    ],
 )
-async def test_a_failure_tells_whether_it_may_be_charged(raises: Exception, may_be_charged: bool):
-    calls, failure = await attempt(_TIME, raises=raises)
-    assert calls == ["cancel"]
-    assert failure.may_be_charged == may_be_charged
+async def test_every_failure_is_given_up_at_the_meters_and_named(then: Exception, outcome: str):
+    bench = Bench(items=[_STARTED], then=then)
+    failure = await bench.failure()
+    assert bench.calls == ["give up", "cancel"]
+    assert (failure.outcome, failure.is_charged, failure.may_be_charged) == (outcome, False, False)
+
+
+async def test_what_a_meter_has_as_charged_is_charged():
+    bench = Bench(meters=[_FAILED, GivenUp(is_charged=True, energy_microjoules=None)])
+    failure = await bench.failure(no_time)
+    assert (failure.is_charged, failure.may_be_charged) == (True, True)
+
+
+@pytest.mark.parametrize("away", [ConnectionError("away"), TimeoutError("it hangs")])
+async def test_a_meter_that_did_not_hear_leaves_it_open_and_the_others_are_heard(away: Exception):
+    bench = Bench(meters=[away, _FAILED])
+    failure = await bench.failure(no_time)
+    assert bench.calls[-1] == "cancel"
+    assert (failure.is_charged, failure.may_be_charged, failure.energy_microjoules) == (False, True, 5)
+
+
+async def test_energy_that_no_meter_knows_is_unknown_and_of_several_hosts_summed():
+    unknown = GivenUp(is_charged=False, energy_microjoules=None)
+    assert (await Bench(meters=[unknown, unknown]).failure(no_time)).energy_microjoules is None
+    assert (await Bench(meters=[_FAILED, unknown, _FAILED]).failure(no_time)).energy_microjoules == 10
+
+
+async def test_a_full_pool_took_nothing_in_and_no_meter_is_asked():
+    bench = Bench(then=BackPressureError(num_queued_requests=1, max_queued_requests=1))
+    failure = await bench.failure()
+    assert bench.calls == ["cancel"]
+    assert (failure.is_full, failure.energy_microjoules, failure.may_be_charged) == (True, 0, False)
+
+
+@pytest.mark.parametrize(("last", "stream"), [(Payload(DONE), True), (Payload(b"{}"), False)])
+async def test_a_whole_answer_whose_replica_is_lost_gets_its_receipt_from_the_meter(last: Payload, stream: bool):
+    bench = Bench(items=[_STARTED, last], then=RayActorError(), settles=b"receipt")
+    items = [item async for item in bench.run(stream=stream)]
+    assert items == [_STARTED, last, Settled(b"receipt")]
+    assert bench.calls == ["settle", "cancel"]
+
+
+@pytest.mark.parametrize("settles", [None, KeyError("not here")])
+async def test_a_whole_answer_that_was_not_settled_as_one_fails(settles: Exception | None):
+    bench = Bench(items=[_STARTED, Payload(DONE)], then=RayActorError(), settles=settles)
+    assert (await bench.failure()).outcome == "replica died"
+    assert bench.calls == ["settle", "give up", "cancel"]
+
+
+async def test_an_error_thrown_into_it_makes_it_fail_at_the_meshs_cost():
+    bench = Bench(items=[_STARTED, Payload(DONE)], settles=b"receipt")
+    items = bench.run()
+    assert [await anext(items), await anext(items)] == [_STARTED, Payload(DONE)]
+    with pytest.raises(AttemptFailed, match="text differs"):
+        await items.athrow(SeamBroken("text differs"))
+    assert bench.calls == ["give up", "cancel"]
+
+
+@pytest.mark.parametrize("last", [Settled(b"receipt"), Refused(status=400, message="no", param=None)])
+async def test_an_attempt_that_ends_is_not_given_up(last: ReplicaItem):
+    bench = Bench(items=[last], then=RuntimeError("nobody reads on"))
+    assert [item async for item in bench.run()] == [last]
+    assert bench.calls == ["cancel"]
 
 
 async def test_a_client_that_goes_aborts_the_attempt_which_is_charged():
-    calls: list[str] = []
-    handle: Any = FakeHandle(FakeItems(calls, [Payload(b"x")], None))
-    dispatch = ServeDispatch({"p": handle}, list)
-    async with aclosing(dispatch("p", _REQUEST, b"", {}, _TIME)) as items:
+    bench = Bench(items=[Payload(b"x")])
+    async with aclosing(bench.run()) as items:
         assert await anext(items) == Payload(b"x")
         reading = asyncio.create_task(anext(items))
         await asyncio.sleep(0)
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading
-    assert calls == ["cancel"]
+    assert bench.calls == ["waiting cancelled", "cancel"]

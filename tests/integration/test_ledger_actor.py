@@ -24,6 +24,7 @@ from receipts.ledger import OPENING_CREDIT_USD_PICOS
 from receipts.ledger_actor import LedgerActor, LedgerSettings, ledger_of, signer_group, start_ledger
 from receipts.meter_enrolling import enrol_meter
 from receipts.meter_enrolment import MeterEnrolment
+from receipts.placement_section import CandidatePool, Pins, PlacementContext, Rates
 from receipts.share_secret import ShareSecretSource, create_development_secret
 from receipts.signer_actors import RaySigner, SignerSettings, start_signers
 from receipts.signer_group import HeadSource, SignerGroup
@@ -35,6 +36,26 @@ from receipts.verify import verify_paths
 NAMESPACE = "ledger-test"
 METER = MeterKey(bytes(range(32)))
 ENROLMENT = MeterEnrolment(public_key=METER.public_key, node="host-1", maximum_power_milliwatts=100_000)
+PLACEMENT = PlacementContext(
+    pool="echo@this-machine/local",
+    accepted_unix_ns=1_782_219_833_000_123_456,
+    resumed_after_tokens=0,
+    pins=Pins(model=None, region="local", residency=(), operators=None),
+    rates=Rates(usd_per_kgco2=0.2, usd_per_hour_waited=0.01),
+    candidates=(
+        CandidatePool.expecting(
+            pool="echo@this-machine/local",
+            expected_microjoules=1000,
+            energy_usd=1e-10,
+            facility_usd=1e-11,
+            carbon_usd=1e-11,
+            wait_usd=0,
+            network_usd=0,
+        ),
+    ),
+    rejected=(),
+    rejected_total=0,
+)
 
 
 @pytest.fixture
@@ -69,6 +90,7 @@ def settlement(number: int, account: str = "acme") -> Settlement:
         usd_per_kwh=0.5,
         price_version="2026-01",
         attempts=(),
+        placement=PLACEMENT,
     )
     errors = EnergyErrors(
         conservation_percent=0.0, counter_percent=None, allocation_percent=None, allocation_reason="not calibrated"

@@ -21,6 +21,12 @@ def receipt() -> dict[str, Any]:
     return document
 
 
+@pytest.fixture
+def old(receipt) -> dict[str, Any]:
+    """A receipt of before there was placement."""
+    return {section: members for section, members in receipt.items() if section != "placement"}
+
+
 def changed(receipt: dict[str, Any], **sections: dict[str, Any]) -> dict[str, Any]:
     document = copy.deepcopy(receipt)
     for section, members in sections.items():
@@ -38,7 +44,8 @@ def test_a_row_each_and_a_column_for_every_member(receipt) -> None:
     frame = receipts_frame([receipt, receipt])
     assert len(frame) == 2
     paths = [f"{section}.{name}" for section, inner in receipt.items() if isinstance(inner, dict) for name in inner]
-    flat = [path for path in paths if path not in ("workload.tokens", "energy.errors")]
+    nested = ("workload.tokens", "energy.errors", "placement.pins", "placement.rates")
+    flat = [path for path in paths if path not in nested]
     assert set(flat) <= set(frame.columns)
     assert {"typ", "receipt_id", "workload.tokens.input", "energy.errors.counter_percent"} <= set(frame.columns)
     assert frame["energy.total_joules"][0] == receipt["energy"]["total_joules"]
@@ -89,6 +96,29 @@ def test_it_groups_by_tag_and_day(receipt) -> None:
     assert by_tag.to_dict() == {"blue": 3.0, "red": 1.5}
     by_day = frame.set_index("execution.end").resample("D")["energy.total_joules"].sum()
     assert by_day.tolist() == [6.0]
+
+
+def test_placement_has_its_columns_after_all_others(receipt, old) -> None:
+    frame = receipts_frame([receipt, old])
+    columns = list(frame.columns)
+    first = columns.index("placement.pool")
+    assert [name for name in columns if name.startswith("placement.")] == columns[first:]
+    assert frame["placement.pins.region"].tolist()[0] == "eu"
+    assert frame["placement.rates.usd_per_kgco2"][0] == 0.2
+    assert frame["placement.rejected"][0] == receipt["placement"]["rejected"]
+    assert frame["placement.accepted"][0].value == receipt["placement"]["accepted_unix_ns"]
+    assert frame["placement.waited_ms"].sum() == 512
+    assert frame["placement.resumed_after_tokens"].dtype == "Int64"
+    assert frame["execution.retries"].tolist() == [1, 1]
+
+
+def test_where_there_was_no_placement_its_columns_are_missing(receipt, old) -> None:
+    frame = receipts_frame([old, receipt, old])
+    for name in (each for each in frame.columns if each.startswith("placement.")):
+        missing = frame[name].isna().tolist()
+        assert (missing[0], missing[2]) == (True, True), name
+    assert frame["placement.waited_ms"].isna().tolist() == [True, False, True]
+    assert str(frame["placement.accepted"].dtype) == "datetime64[ns, UTC]"
 
 
 def test_without_receipts_the_columns_are_the_same(receipt) -> None:

@@ -26,8 +26,16 @@ class FakeClient:
             yield b"".join(self._lines[begin : begin + wanted["limit"]])
 
 
-def line(seq: int, *, signature: str | None = "ab" * 64, total_joules: float | None = 0.31, tag: str = "") -> bytes:
+def line(
+    seq: int,
+    *,
+    signature: str | None = "ab" * 64,
+    total_joules: float | None = 0.31,
+    tag: str = "",
+    retries: int = 0,
+) -> bytes:
     document = json.loads(_RECEIPT.read_text())
+    document["execution"]["retries"] = retries
     document["chain"]["seq"] = seq
     document["energy"]["total_joules"] = total_joules
     document["price"]["usd_picos"] = 43_056
@@ -53,6 +61,13 @@ def test_a_line_each_and_the_sum() -> None:
     assert "0.000000043056" in second
     assert total == "2 shown, 0.620000 J, $0.000000086112"
     assert client.asked == [{"since": "1d", "limit": 20, "newest_first": True}]
+
+
+def test_retries_have_a_column_where_there_are_any() -> None:
+    text, _ = shown([line(3), line(2, retries=2), line(1)])
+    head, *rows = text.splitlines()[:4]
+    assert head.split()[-2:] == ["receipt", "retries"]
+    assert [row.split()[-1] for row in rows] == ["0", "2", "0"]
 
 
 def test_what_is_not_known_or_not_signed_yet_is_said() -> None:

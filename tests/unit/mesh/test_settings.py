@@ -9,6 +9,7 @@ from rich.console import Console
 
 from mesh.app import door_builder, start_mesh
 from mesh.errors import BadSettings
+from mesh.placement_setup import NodeSelectors
 from mesh.progress import Progress
 from mesh.settings import load_settings
 
@@ -70,11 +71,18 @@ def test_contradictions_are_refused(tmp_path, change, says):
         _load(tmp_path, document)
 
 
-def test_a_grid_zone_without_a_figure_is_refused_before_anything_starts(tmp_path):
+def test_a_grid_zone_without_a_figure_is_refused_with_its_line(tmp_path):
     document = _builtin()
     document["sites"][0]["grid_zone"] = "XX"
+    with pytest.raises(BadSettings, match=r"line \d+, sites\.0\.grid_zone: .*'XX'"):
+        _load(tmp_path, document)
+
+
+def test_a_carbon_feed_that_cannot_work_is_refused_before_anything_starts(tmp_path):
+    document = _builtin()
+    document["carbon"] = {"source": "hourly", "hourly": {"DE": "nowhere.csv"}}
     settings = _load(tmp_path, document)
-    with pytest.raises(BadSettings, match="XX"), start_mesh(settings, Progress(Console()), threading.Event()):
+    with pytest.raises(BadSettings, match="nowhere"), start_mesh(settings, Progress(Console()), threading.Event()):
         pass
 
 
@@ -106,7 +114,7 @@ class TestLedger:
         document["ledger"]["url"] = "postgresql://ledger:geheim@db.example/mesh"
         settings = _load(tmp_path, document)
         assert b"geheim" in pickle.dumps(settings)
-        assert b"geheim" not in pickle.dumps(door_builder(settings))
+        assert b"geheim" not in pickle.dumps(door_builder(settings, NodeSelectors(pools={}, ingress={})))
 
     @pytest.mark.parametrize("url", ["mysql://ledger:geheim@h/d", "ledger:geheim", 7, ["geheim"], "sqlite:///relative"])
     def test_another_kind_of_place_is_refused_and_not_repeated(self, tmp_path, url):

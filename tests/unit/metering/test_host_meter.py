@@ -319,7 +319,10 @@ def test_a_failed_attempt_can_begin_again_elsewhere(lab, tmp_path):
     assert settlement.replica == "cpu-b"
     assert settlement.context == b"second"
     assert settlement.energy.total_microjoules == 1_000_000
-    assert host.meter.unacknowledged(0) == (settlement,)
+    failed, finished = host.meter.unacknowledged(0)
+    assert finished == settlement
+    assert (failed.replica, failed.context, failed.outcome) == ("cpu-a", b"first", "failed")
+    assert failed.energy.total_microjoules == 1_000_000
     with pytest.raises(RequestAlreadySettled):
         host.meter.begin(request, "cpu-a", b"third")
     host.close()
@@ -327,8 +330,10 @@ def test_a_failed_attempt_can_begin_again_elsewhere(lab, tmp_path):
 
 def test_beginning_twice_changes_nothing(lab, host):
     host.meter.begin(lab.request_id(1), "cpu-a", b"x")
-    host.meter.begin(lab.request_id(1), "cpu-a", b"y")
-    assert host.meter.settle(lab.request_id(1), "aborted").context == b"x"
+    host.run(100)
+    host.meter.begin(lab.request_id(1), "cpu-a", b"x")
+    assert host.meter.settle(lab.request_id(1), "aborted").duration_ns == 100_000_000
+    assert len(host.meter.unacknowledged(0)) == 1
 
 
 def test_a_replica_that_comes_back_under_its_name_replaces_the_old_one(lab, host):
@@ -480,6 +485,8 @@ def test_a_late_word_about_a_failed_attempt_does_not_drop_the_later_ones_bill(la
     failed = host.meter.settle(request, "failed", replica="cpu-a")
     host.meter.begin(request, "cpu-b", b"")
     finished = host.meter.settle(request, "finished", replica="cpu-b")
+    assert host.meter.unacknowledged(0) == (failed, finished)
+    assert host.meter.acknowledge(failed)
     assert not host.meter.acknowledge(failed)
     assert host.meter.unacknowledged(0) == (finished,)
     host.restart_meter()

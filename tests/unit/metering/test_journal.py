@@ -85,7 +85,7 @@ def test_everything_is_found_again(tmp_path):
 
 def test_what_was_acknowledged_or_left_is_gone(tmp_path):
     journal = _filled(tmp_path)
-    journal.acknowledged(_settlement(1).request_id)
+    journal.acknowledged(_settlement(1))
     journal.left("a")
     journal.close()
     state = _reopened(tmp_path)

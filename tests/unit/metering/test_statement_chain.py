@@ -24,9 +24,9 @@ def _assert_chained(statements):
         assert after.counted_microjoules >= before.counted_microjoules
 
 
-def _request(lab, host, number, outcome="finished", replica="cpu-a"):
+def _request(lab, host, number, outcome="finished", replica="cpu-a", context=b""):
     request = lab.request_id(number)
-    host.meter.begin(request, replica, b"")
+    host.meter.begin(request, replica, context)
     host.engines[replica].begin(lab.decode(request))
     host.run(30)
     return host.meter.settle(request, outcome)
@@ -71,7 +71,7 @@ def test_the_chain_goes_on_after_restarts_and_compactions(lab, tmp_path):
     host.close()
 
 
-def test_discarding_a_failed_attempt_keeps_the_chain(lab, tmp_path):
+def test_a_failed_attempt_keeps_its_place_in_the_chain_and_is_delivered(lab, tmp_path):
     host = lab.host(tmp_path, replicas=("cpu-a", "cpu-b"))
     request = lab.request_id(1)
     first = _request(lab, host, 1, "failed")
@@ -79,7 +79,7 @@ def test_discarding_a_failed_attempt_keeps_the_chain(lab, tmp_path):
     host.restart_meter()
     second = host.meter.settle(request, "finished")
     _assert_chained([_statement(host, first), _statement(host, second)])
-    assert host.meter.unacknowledged(0) == (second,)
+    assert host.meter.unacknowledged(0) == (first, second)
     host.close()
 
 
@@ -125,38 +125,39 @@ _turns = st.lists(
         st.tuples(st.just("deliver"), st.integers(0, 10)),
         st.tuples(st.just("restart"), st.integers(0, 50)),
         st.tuples(st.just("die"), st.booleans()),
-        st.tuples(st.just("retry"), st.just(0)),
+        st.tuples(st.just("retry"), st.sampled_from(("finished", "failed", "failed"))),
     ),
     max_size=30,
 )
 
 
 class Deliveries:
-    """Plays turns, and keeps every settlement that anybody saw and the last one of each request."""
+    """Plays turns, and keeps every settlement that anybody saw, those of failed attempts included."""
 
     def __init__(self, lab, host, full_disk):
         self.lab = lab
         self.host = host
         self.seen = {}
-        self.latest = {}
+        self.kept = {}
         self.acknowledged = set()
         self._full_disk = full_disk
         self._numbers = itertools.count(1)
+        self._attempts = itertools.count(1)
         self._pids = itertools.count(1000)
 
     def play(self, turn, detail):
         getattr(self, turn)(detail)
         waiting = self._look()
-        assert waiting == {name: each for name, each in self.latest.items() if name not in self.acknowledged}
+        assert waiting == {name: each for name, each in self.kept.items() if name not in self.acknowledged}
 
     def request(self, outcome):
         settlement = _request(self.lab, self.host, next(self._numbers), outcome)
-        self.latest[settlement.request_id] = settlement
+        self.kept[settlement.attempt_id] = settlement
 
     def deliver(self, most):
         for settlement in self.host.meter.unacknowledged(0)[:most]:
             self.host.meter.acknowledge(settlement)
-            self.acknowledged.add(settlement.request_id)
+            self.acknowledged.add(settlement.attempt_id)
 
     def restart(self, milliseconds):
         self.host.restart_meter(away_ms=milliseconds)
@@ -171,27 +172,30 @@ class Deliveries:
         if is_disk_full:
             with self._full_disk(self.host.folder / "journal.ndjson"), pytest.raises(JournalUnwritable):
                 self.host.meter.tick()
-            assert not set(requests) & set(self._look())
+            assert not set(requests) & {each.request_id for each in self._look().values()}
             self.host.restart_meter()
         else:
             self.host.meter.tick()
-        self.latest |= {name: each for name, each in self._look().items() if name in requests}
-        assert set(requests) <= set(self.latest)
+        self.kept |= {name: each for name, each in self._look().items() if each.request_id in requests}
+        assert set(requests) <= {each.request_id for each in self.kept.values()}
         self.host.register("cpu-a", next(self._pids))
 
-    def retry(self, _):
-        failed = [each.request_id for each in self.host.meter.unacknowledged(0) if each.outcome == "failed"]
-        for request in failed[:1]:
-            self.host.meter.begin(request, "cpu-a", b"")
+    def retry(self, outcome):
+        """The first request of which no attempt went well; again and again, as long as ``outcome`` is failed."""
+        failed = [each.request_id for each in self.host.meter.unacknowledged(0)]
+        went_well = {each.request_id for each in self.kept.values() if each.outcome != "failed"}
+        for request in [each for each in failed if each not in went_well][:1]:
+            self.host.meter.begin(request, "cpu-a", b"attempt %d" % next(self._attempts))
             self.host.run(10)
-            self.latest[request] = self.host.meter.settle(request, "finished")
+            settlement = self.host.meter.settle(request, outcome)
+            self.kept[settlement.attempt_id] = settlement
 
     def _look(self):
         waiting = self.host.meter.unacknowledged(0)
-        for settlement in (*waiting, *self.latest.values()):
+        for settlement in (*waiting, *self.kept.values()):
             sequence = _statement(self.host, settlement).sequence
             assert self.seen.setdefault(sequence, settlement) == settlement
-        return {settlement.request_id: settlement for settlement in waiting}
+        return {settlement.attempt_id: settlement for settlement in waiting}
 
 
 @settings(max_examples=60, deadline=None)

@@ -20,6 +20,7 @@ from receipts.document import signed_bytes, with_signature
 from receipts.draft import RequestContext, draft_receipt
 from receipts.ed25519 import key_id_of
 from receipts.export_manifest import ExportManifest, ExportSelection
+from receipts.placement_section import CandidatePool, Pins, PlacementContext, Rates, RejectedPool
 
 ERRORS = EnergyErrors(
     conservation_percent=0.0, counter_percent=30.0, allocation_percent=None, allocation_reason="not calibrated"
@@ -94,7 +95,39 @@ def context(number: int, account: str = "acme", **changes: Any) -> RequestContex
         "price_version": "2026-01",
         "attempts": (),
     }
-    return RequestContext(**{**known, **changes})
+    known |= changes
+    site = f"{known['operator_name']}/{known['region']}"
+    known.setdefault("placement", placement(f"{known['model']}@{site}"))
+    if known["placement"] is None:
+        del known["placement"]
+    return RequestContext(**known)
+
+
+def placement(pool: str, **changes: Any) -> PlacementContext:
+    """Half a second before `settlement` began, on the first of three candidates."""
+    known: dict[str, Any] = {
+        "pool": pool,
+        "accepted_unix_ns": 1_782_219_833_500_000_000,
+        "resumed_after_tokens": 0,
+        "pins": Pins(model=None, region=None, residency=(), operators=None),
+        "rates": Rates(usd_per_kgco2=0.2, usd_per_hour_waited=0.01),
+        "candidates": tuple(map(candidate, (pool, "larger@this-machine/local", "larger@elsewhere/eu-fi"))),
+        "rejected": (RejectedPool(pool="tiny@elsewhere/eu-fi", reason="can answer up to L0"),),
+        "rejected_total": 1,
+    }
+    return PlacementContext(**{**known, **changes})
+
+
+def candidate(pool: str) -> CandidatePool:
+    return CandidatePool.expecting(
+        pool=pool,
+        expected_microjoules=300_000.4,
+        energy_usd=4.2e-8,
+        facility_usd=6.3e-9,
+        carbon_usd=6e-9,
+        wait_usd=1e-6,
+        network_usd=0,
+    )
 
 
 def unavailable(number: int, account: str = "acme") -> Settlement:
@@ -259,6 +292,16 @@ def make_unavailable() -> Callable[..., Settlement]:
 @pytest.fixture(scope="session")
 def make_context() -> Callable[..., RequestContext]:
     return context
+
+
+@pytest.fixture(scope="session")
+def make_placement() -> Callable[..., PlacementContext]:
+    return placement
+
+
+@pytest.fixture(scope="session")
+def make_candidate() -> Callable[[str], CandidatePool]:
+    return candidate
 
 
 @pytest.fixture(scope="session")

@@ -78,7 +78,7 @@ print(*report.notes, report.summary, sep="\\n")
 print(sorted(name for name in sys.modules if name.partition(".")[0] in ("metering", "serve", "placement", "asyncio")))
 """
     done = run(script, *evidence)
-    assert (done.stdout, done.stderr) == (f"{SUMMARY}[]\n", "")
+    assert (done.stdout, done.stderr) == (f"{SUMMARY}['placement', 'placement.pins']\n", "")
 
 
 def test_a_meters_statements_are_checked_on_the_base_install() -> None:

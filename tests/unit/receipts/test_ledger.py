@@ -16,11 +16,13 @@ from sqlalchemy import text
 
 from metering.settlement import EnergyErrors, no_figures
 from metering.statements import SignedStatement
-from receipts.canonical import parse_strict
+from receipts.canonical import MAX_BYTES, parse_strict
 from receipts.document import document_from, receipt_from_signed_bytes
+from receipts.draft import Attempt
 from receipts.errors import LedgerError, LedgerUnavailable, LedgerUnusable, SettlementRefused
 from receipts.ledger import API_KEY_PREFIX, OPENING_CREDIT_USD_PICOS, Ledger
 from receipts.ledger_schema import accounts, api_keys, entries, failed_attempts, receipts, reversals
+from receipts.placement_section import Pins
 from receipts.stored_receipt import StoredReceipt
 from receipts.verify import verify_paths
 
@@ -210,6 +212,19 @@ class TestSettle:
         assert ledger.receipt(f"rcpt_{1:032x}", "acme") is None
         assert rows(ledger, entries) == before
         assert settle(ledger, make_settlement(1))[0].seq == 1
+
+    def test_a_receipt_that_nobody_could_read_is_not_made(
+        self, ledger: Ledger, make_settlement, make_placement
+    ) -> None:
+        """Its context just fits into a document; the receipt has more members, and no signer would take it."""
+        pool = "SmolLM2-135M-Instruct@this-machine/local"
+        residency = ("local", *("\N{SNOWMAN}" * 256,) * 31)
+        pins = Pins(model=None, region=None, residency=residency, operators=("this-machine", *residency[1:]))
+        attempts = (Attempt(pool="p" * 256, outcome="o" * 256, energy_microjoules=None),) * 28
+        whole = make_settlement(1, placement=make_placement(pool, pins=pins), attempts=attempts)
+        assert MAX_BYTES - 1500 < len(whole.context) <= MAX_BYTES
+        with pytest.raises(SettlementRefused, match=r"its receipt has 6[56]\d{3} bytes"):
+            ledger.settle([whole])
 
     def test_a_request_is_of_one_account(self, ledger: Ledger, make_settlement) -> None:
         settle(ledger, make_settlement(1))

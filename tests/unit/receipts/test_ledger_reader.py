@@ -10,11 +10,13 @@ from decimal import Decimal
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import insert
+from past_the_ledger import tampering
+from sqlalchemy import insert, update
 
 from receipts.canonical import parse_strict
 from receipts.document import document_from
-from receipts.errors import LedgerUnavailable
+from receipts.draft import Attempt
+from receipts.errors import DamagedReceipt, LedgerUnavailable
 from receipts.ledger import OPENING_CREDIT_USD_PICOS, Ledger
 from receipts.ledger_books import transfer
 from receipts.ledger_database import ReadingDatabase
@@ -28,7 +30,9 @@ from receipts.ledger_reader import (
     page_statement,
     place_statement,
 )
-from receipts.ledger_schema import USD_PICOS, entries
+from receipts.ledger_schema import USD_PICOS, entries, receipts
+from receipts.line_service import LineService
+from receipts.placement_section import Pins
 from receipts.receipt_query import ReceiptQuery
 
 KEY_ID = "0123456789abcdef"
@@ -294,6 +298,37 @@ class TestEntries:
         assert (first.receipt_id, first.model, first.region) == (f"rcpt_{1:032x}", "SmolLM2-135M-Instruct", "local")
         assert (first.customer_tag, second.customer_tag) == ("blue", None)
         assert second.balance_usd_picos == written.ledger.balance_usd_picos("acme")
+
+    def test_a_line_says_how_its_request_was_served(self, written: Written, make_placement) -> None:
+        pool = "SmolLM2-135M-Instruct@this-machine/local"
+        placed = make_placement(
+            pool,
+            resumed_after_tokens=7,
+            pins=Pins(model=None, region="DE", residency=(), operators=None),
+        )
+        failed = (Attempt(pool="p", outcome="timeout", energy_microjoules=None),)
+        written.settle(1, placement=placed, attempts=failed)
+        written.settle(2, placement=None)
+        opening, first, second = written.lines()
+        assert opening.service is None
+        assert first.service == LineService(
+            retries=1, pool=pool, region_pin="DE", waited_ms=first.service.waited_ms, resumed_after_tokens=7
+        )
+        page = written.reader.page_lines(ReceiptQuery(account="acme"), after_seq=0, limit=1)
+        assert first.service.waited_ms == json.loads(page.lines)["placement"]["waited_ms"] > 0
+        assert second.service == LineService(
+            retries=0, pool=None, region_pin=None, waited_ms=None, resumed_after_tokens=None
+        )
+
+    @pytest.mark.parametrize("damaged", [b"{}", b"[]", b"no JSON", b'{"execution":{"retries":0},"placement":1}'])
+    def test_a_line_about_a_damaged_receipt_is_refused_with_its_place(
+        self, written: Written, ledger_url: str, damaged: bytes
+    ) -> None:
+        written.settle(1)
+        with tampering(ledger_url) as connection:
+            connection.execute(update(receipts).values(signed_bytes=damaged))
+        with pytest.raises(DamagedReceipt, match="receipt 1 of account acme is damaged"):
+            written.lines()
 
     def test_a_reversal_names_the_receipt_that_it_undoes(self, written: Written) -> None:
         written.settle(1, customer_tag="blue")

@@ -36,8 +36,13 @@ def verify_one(group, folder: Path, data: bytes) -> list[str]:
     path = folder / "receipt.json"
     path.write_bytes(data)
     findings, report = verify(group, path)
-    assert report.passed + report.failed == 1
+    assert report.passed + report.failed == documents_in(data)
     return [each.removeprefix(f"{folder}/") for each in findings]
+
+
+def documents_in(data: bytes) -> int:
+    """A line break in place of the comma between two objects makes a file of two lines, and each of them fails."""
+    return 1 + data.count(b"}\n{")
 
 
 def verify_lines(group, folder: Path, lines: Sequence[bytes]) -> tuple[list[str], VerificationReport]:
@@ -96,8 +101,8 @@ def test_every_changed_byte_is_caught(group, receipt: bytes, tmp_path: Path) -> 
             changed[place] = choose.choice([byte ^ 1 << bit for bit in range(8)] + [*b' \n\t0"'])
             if changed != data:
                 findings = verify_one(group, tmp_path, bytes(changed))
-                assert len(findings) == 1, (place, changed[place])
-                assert findings[0].count("\n") == 0
+                assert len(findings) == documents_in(changed), (place, changed[place])
+                assert all("\n" not in each for each in findings)
 
 
 @pytest.mark.parametrize("wrong", [*b' \t\n"0Ee+-.,:{}[]\x00\xff'])
@@ -106,7 +111,7 @@ def test_no_byte_can_become_this_one(group, receipt: bytes, tmp_path: Path, wron
         changed = bytearray(receipt)
         changed[place] = wrong
         if changed != receipt:
-            assert len(verify_one(group, tmp_path, bytes(changed))) == 1, place
+            assert len(verify_one(group, tmp_path, bytes(changed))) == documents_in(changed), place
 
 
 def test_another_spelling_of_a_number_is_caught(group, receipt: bytes, tmp_path: Path) -> None:

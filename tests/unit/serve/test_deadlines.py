@@ -1,17 +1,37 @@
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 
-from serve.deadlines import Deadlines, within
-from serve.messages import MeterCard
+from serve.deadlines import BOOKED_WITHIN_S, Deadlines, within
+from serve.messages import DONE, MeterCard, Payload, ReplicaItem, Started, Working
 
-_DEADLINES = Deadlines(first_token_s=1.0, between_tokens_s=2.0, unary_s=3.0)
+_DEADLINES = Deadlines(first_token_s=1.0, between_tokens_s=2.0)
+_STARTED = Started(replica="r", silicon="cpu", energy_method=None)
 
 
-@pytest.mark.parametrize(("is_stream", "first"), [(True, 1.0), (False, 3.0)])
-def test_the_first_limit_is_the_first_tokens_or_the_whole_answers(is_stream, first):
-    limits = _DEADLINES.limits(is_stream=is_stream)
-    assert [next(limits), next(limits), next(limits)] == [first, 2.0, 2.0]
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_the_first_limit_includes_the_waking_of_the_pool(is_stream):
+    assert _DEADLINES.limit(None, is_stream=is_stream, wake_s=0.0) == 1.0
+    assert _DEADLINES.limit(None, is_stream=is_stream, wake_s=60.0) == 61.0
+
+
+@pytest.mark.parametrize(
+    ("last", "is_stream"),
+    [(_STARTED, True), (_STARTED, False), (Working(), False), (Payload(b"data: {}\n\n"), True)],
+)
+def test_after_it_anything_counts_as_progress(last, is_stream):
+    assert _DEADLINES.limit(last, is_stream=is_stream, wake_s=60.0) == 2.0
+
+
+@pytest.mark.parametrize(("last", "is_stream"), [(Payload(DONE), True), (Payload(b"{}"), False)])
+def test_a_whole_answer_waits_for_its_receipt_as_long_as_a_ledger_may_be_away(last, is_stream):
+    assert _DEADLINES.limit(last, is_stream=is_stream, wake_s=0.0) == BOOKED_WITHIN_S > 20
+
+
+def test_an_engine_is_stalled_only_past_both_limits():
+    assert _DEADLINES.stalled_s == 2.0
+    assert Deadlines(first_token_s=120.0, between_tokens_s=60.0).stalled_s == 120.0
 
 
 @pytest.mark.parametrize(
@@ -31,18 +51,48 @@ def test_a_replica_owns_the_gpus_that_ray_gave_it_and_no_other(assigned, expecte
     assert card.gpus_of(assigned) == expected
 
 
-async def _payloads(*delays_s: float):
+async def _items(*delays_s: float) -> AsyncIterator[ReplicaItem]:
     for delay_s in delays_s:
         await asyncio.sleep(delay_s)
-        yield b"x"
+        yield Payload(b"x")
 
 
-async def test_payloads_pass_within_their_limits():
-    assert [each async for each in within(_payloads(0, 0), iter([5.0, 5.0, 5.0]))] == [b"x", b"x"]
+async def _nothing() -> None:
+    raise AssertionError("nothing was late")
 
 
-async def test_silence_past_a_limit_is_a_timeout():
-    payloads = within(_payloads(0, 30), iter([5.0, 0.01]))
-    assert await anext(payloads) == b"x"
+async def test_items_pass_within_their_limits():
+    asked: list[ReplicaItem | None] = []
+
+    def limit_after(last: ReplicaItem | None) -> float:
+        asked.append(last)
+        return 5.0
+
+    items = [each async for each in within(_items(0, 0), limit_after, _nothing)]
+    assert items == [Payload(b"x"), Payload(b"x")]
+    assert asked == [None, Payload(b"x"), Payload(b"x")]
+
+
+@pytest.mark.parametrize("comes_after_s", [30.0, 0.1])
+async def test_what_is_late_is_given_up_before_its_source_is_cancelled(comes_after_s):
+    """Also when it comes in the meantime: then it is no longer wanted."""
+    told: list[str] = []
+
+    async def source() -> AsyncIterator[ReplicaItem]:
+        yield Payload(b"x")
+        try:
+            await asyncio.sleep(comes_after_s)
+        except asyncio.CancelledError:
+            told.append("cancelled")
+            raise
+        yield Payload(b"late")
+
+    async def give_up() -> None:
+        await asyncio.sleep(0.2)
+        told.append("given up")
+
+    items = within(source(), lambda last: 5.0 if last is None else 0.02, give_up)
+    assert await anext(items) == Payload(b"x")
     with pytest.raises(TimeoutError):
-        await anext(payloads)
+        await anext(items)
+    assert told == (["given up", "cancelled"] if comes_after_s > 1 else ["given up"])

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from http import HTTPStatus
 from typing import Any
@@ -11,18 +11,24 @@ import pytest
 
 from clusters.grid import YearlyMeansFeed
 from clusters.sites import Site
+from placement.energy_rates import prior_rates
+from placement.pins import Pins
 from placement.plan import ExchangeRates
-from placement.tiers import Tier
+from placement.tiers import Tier, TierSigns
 from receipts.holds import HoldAnswer
 from serve.chat_request import ChatRequest, parse_chat
-from serve.deadlines import Deadlines
-from serve.door import Answer, Door, Pool, Price
+from serve.deadlines import Deadlines, LimitAfter
+from serve.door import Answer, Door, Price
 from serve.errors import AttemptFailed, RequestRefused
 from serve.holds import Holds
-from serve.messages import Payload, Refused, ReplicaItem, Settled, Started
+from serve.messages import DONE, Payload, Refused, ReplicaItem, Settled, Started
+from serve.planner import Planner
+from serve.pool_health import PoolHealth
+from serve.pools import Pool
 
 _STARTED = Started(replica="r", silicon="cpu", energy_method=None)
 _RECEIPT = Settled(b'{"energy": {"total_joules": null}, "workload": {"tokens": {"input": 1, "output": 1}}}')
+_EVENT = b'data: {"id":"x","choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
 _REQUEST = "0" * 32
 
 Attempt = Callable[[], AsyncGenerator[ReplicaItem, None]]
@@ -71,7 +77,13 @@ class FakePools:
         self.attempts = list(attempts)
 
     async def __call__(
-        self, pool: str, request_id: str, context: bytes, body: Mapping[str, Any], limits: Iterable[float]
+        self,
+        pool: str,
+        request_id: str,
+        context: bytes,
+        body: Mapping[str, Any],
+        delivered: Sequence[int],
+        limit_after: LimitAfter,
     ) -> AsyncGenerator[ReplicaItem, None]:
         self.ledger.calls.append("run")
         self.ledger.has_run.set()
@@ -97,6 +109,12 @@ async def dying_later() -> AsyncGenerator[ReplicaItem, None]:
     raise AttemptFailed("replica died", "killed")
 
 
+async def dying_in_mid_stream() -> AsyncGenerator[ReplicaItem, None]:
+    yield _STARTED
+    yield Payload(_EVENT)
+    raise AttemptFailed("replica died", "killed")
+
+
 async def charged_later() -> AsyncGenerator[ReplicaItem, None]:
     raise AttemptFailed("timeout", "it hangs, and its meter could not be told", may_be_charged=True)
     yield _STARTED
@@ -104,7 +122,15 @@ async def charged_later() -> AsyncGenerator[ReplicaItem, None]:
 
 async def answering_and_charged_later() -> AsyncGenerator[ReplicaItem, None]:
     yield _STARTED
-    raise AttemptFailed("its receipt cannot be stored now", "disk full", may_be_charged=True)
+    yield Payload(_EVENT)
+    raise AttemptFailed("its receipt cannot be stored now", "disk full", is_charged=True)
+
+
+async def streaming() -> AsyncGenerator[ReplicaItem, None]:
+    yield _STARTED
+    yield Payload(_EVENT)
+    yield Payload(DONE)
+    yield _RECEIPT
 
 
 async def refusing() -> AsyncGenerator[ReplicaItem, None]:
@@ -118,6 +144,7 @@ async def hanging() -> AsyncGenerator[ReplicaItem, None]:
 
 async def hanging_later() -> AsyncGenerator[ReplicaItem, None]:
     yield _STARTED
+    yield Payload(_EVENT)
     await asyncio.sleep(3600)
 
 
@@ -126,7 +153,12 @@ async def broken() -> AsyncGenerator[ReplicaItem, None]:
     yield _STARTED
 
 
-def make_door(ledger: FakeLedger, *attempts: Attempt, price: float = 0.5) -> Door:
+class FakeTiers:
+    def classify(self, signs: TierSigns) -> Tier:
+        return Tier.L0
+
+
+def make_door(ledger: FakeLedger, *attempts: Attempt, prices: tuple[float, float] = (0.5, 0.5)) -> Door:
     site = Site(
         operator="o",
         legal_entity=None,
@@ -142,45 +174,79 @@ def make_door(ledger: FakeLedger, *attempts: Attempt, price: float = 0.5) -> Doo
             model="m",
             model_revision=None,
             site=site,
+            silicon=silicon,
             capable_up_to=Tier.L3,
             context_tokens=2048,
             features=frozenset(),
             prior_microjoules_per_token=1e5,
+            usd_per_kwh=price,
+            max_ongoing=8,
+            wake_s=1.0,
+            simulated=False,
         )
-        for name in ("first", "second")
+        for name, silicon, price in zip(("m@o/r/first", "m@o/r/second"), ("first", "second"), prices, strict=True)
     }
+    carbon, health = YearlyMeansFeed(), PoolHealth(_clock)
+    rates = ExchangeRates(usd_per_kgco2=0.0, usd_per_hour_waited=0.0)
+    planner = Planner(pools, carbon, rates, health, _clock)
+    planner.see(dict.fromkeys(pools, 1), {})
     return Door(
         pools=pools,
+        planner=planner,
+        tiers=FakeTiers(),
         dispatch=FakePools(ledger, *attempts),
         holds=Holds(ledger),
-        carbon=YearlyMeansFeed(),
-        price=Price(usd_per_kwh=price, version="1"),
-        rates=ExchangeRates(usd_per_kgco2=0.0),
-        deadlines=Deadlines(first_token_s=60, between_tokens_s=60, unary_s=60),
+        carbon=carbon,
+        price=Price(usd_per_kwh=0.5, version="1"),
+        deadlines=Deadlines(first_token_s=60, between_tokens_s=60),
+        health=health,
+        attempts=2,
         random_bytes=bytes,
+        wall_clock_ns=lambda: 1,
+        clock=_clock,
     )
 
 
-def chat() -> ChatRequest:
-    body = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+def _clock() -> float:
+    return 0.0
+
+
+def chat(*, stream: bool = False) -> ChatRequest:
+    body = {"model": "m", "messages": [{"role": "user", "content": "hello"}], "stream": stream}
     return parse_chat(body, len(json.dumps(body)))
 
 
-async def ask(door: Door) -> Answer:
-    return await door.answer(_REQUEST, "acme", None, chat())
+async def ask(door: Door, *, stream: bool = False) -> Answer:
+    return await door.answer(_REQUEST, "acme", None, chat(stream=stream), Pins())
 
 
-async def test_the_hold_comes_before_any_work_and_is_left_to_the_receipt_to_end():
+def _most(usd_per_kwh: float) -> float:
+    microjoules_per_token = prior_rates(1e5).larger_microjoules_per_token
+    return 2048 * microjoules_per_token * 10 / 3.6e12 * usd_per_kwh * 1e12
+
+
+@pytest.mark.parametrize("prices", [(0.5, 0.75), (0.75, 0.5)])
+async def test_the_hold_comes_before_any_work_and_is_left_to_the_receipt_to_end(prices: tuple[float, float]):
     ledger = FakeLedger()
-    answer = await ask(make_door(ledger, whole))
+    answer = await ask(make_door(ledger, whole, prices=prices))
     assert [type(item) async for item in answer.items] == [Payload, Settled]
     assert ledger.calls == ["place", "run"]
-    assert ledger.amounts == [pytest.approx(2048 * 0.1 * 10 / 3.6e6 * 0.5 * 1e12)]
+    assert ledger.amounts == [pytest.approx(_most(0.75), abs=1)], "the dearest candidate's"
+
+
+async def test_a_streams_hold_is_left_to_the_receipt_too():
+    ledger = FakeLedger()
+    door = make_door(ledger, streaming)
+    answer = await ask(door, stream=True)
+    assert set(door._holds._open) == {_REQUEST}
+    assert [type(item) async for item in answer.items] == [Payload, Payload, Settled]
+    assert ledger.calls == ["place", "run"]
+    assert not door._holds._open
 
 
 async def test_a_price_of_0_asks_for_a_hold_of_nothing():
     ledger = FakeLedger()
-    await ask(make_door(ledger, whole, price=0.0))
+    await ask(make_door(ledger, whole, prices=(0.0, 0.0)))
     assert ledger.amounts == [0]
 
 
@@ -200,7 +266,7 @@ async def test_what_no_pool_can_serve_places_no_hold():
     ledger = FakeLedger()
     body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "tools": [{}]}
     with pytest.raises(RequestRefused, match="lacks tools"):
-        await make_door(ledger).answer(_REQUEST, "acme", None, parse_chat(body, 10))
+        await make_door(ledger).answer(_REQUEST, "acme", None, parse_chat(body, 10), Pins())
     assert ledger.calls == []
 
 
@@ -236,11 +302,12 @@ async def test_a_fault_of_ours_leaves_no_hold():
     assert ledger.live == set()
 
 
-async def test_an_answer_that_breaks_off_leaves_no_hold():
+@pytest.mark.parametrize("attempt", [dying_later, dying_in_mid_stream])
+async def test_an_answer_that_breaks_off_leaves_no_hold(attempt: Attempt):
     ledger = FakeLedger()
-    answer = await ask(make_door(ledger, dying_later))
-    with pytest.raises(AttemptFailed):
-        await anext(answer.items)
+    answer = await ask(make_door(ledger, dying_in_mid_stream, attempt), stream=True)
+    with pytest.raises(RequestRefused, match="the answer broke off: replica died"):
+        _ = [item async for item in answer.items]
     assert ledger.live == set()
 
 
@@ -256,12 +323,12 @@ async def test_an_attempt_that_may_be_charged_leaves_its_hold_to_the_receipt_or_
     assert not door._holds._open, "it isn't renewed any more"
 
 
-async def test_an_answer_whose_receipt_comes_later_leaves_its_hold_to_it():
+@pytest.mark.parametrize("stream", [True, False])
+async def test_an_answer_whose_receipt_comes_later_leaves_its_hold_to_it(stream: bool):
     ledger = FakeLedger()
     door = make_door(ledger, answering_and_charged_later)
-    answer = await ask(door)
-    with pytest.raises(AttemptFailed):
-        await anext(answer.items)
+    with pytest.raises(RequestRefused, match="the answer broke off: its receipt cannot be stored now"):
+        _ = [item async for item in (await ask(door, stream=stream)).items]
     assert ledger.live == {_REQUEST}
     assert not door._holds._open, "it isn't renewed any more"
 
@@ -283,7 +350,8 @@ async def test_a_client_that_goes_before_the_answer_leaves_its_hold_to_the_recei
 async def test_a_client_that_goes_after_the_start_leaves_its_hold_to_the_receipt_or_the_lease(has_begun: bool):
     ledger = FakeLedger()
     door = make_door(ledger, hanging_later)
-    answer = await ask(door)
+    answer = await ask(door, stream=True)
+    assert isinstance(await anext(answer.items), Payload)
     if has_begun:
         reading = asyncio.create_task(anext(answer.items))
         await asyncio.sleep(0.01)

@@ -6,24 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from placement.plan import PoolSnapshot
+from placement.energy_rates import TokenRates
+from placement.fleet import PoolFacts
 from placement.tiers import Tier
 from serve.chat_request import ChatRequest, parse_chat
-from serve.hold_amount import ENERGY_SAFETY_FACTOR, TEMPLATE_TOKENS, most_tokens, most_usd_picos
+from serve.hold_amount import ENERGY_SAFETY_FACTOR, TEMPLATE_TOKENS, PoolCost, most_tokens, most_usd_picos, pool_cost
 
 _CONTEXT = 4096
-_POOL = PoolSnapshot(
-    pool="p",
-    model="m",
-    region="eu-fi",
-    capable_up_to=Tier.L3,
-    context_tokens=_CONTEXT,
-    features=frozenset(),
-    microjoules_per_token=1e5,
-    usd_per_kwh=0.5,
-    dc_pue=1.1,
-    grid_intensity_gco2_per_kwh=100.0,
-)
+_POOL = PoolCost(context_tokens=_CONTEXT, microjoules_per_token=1e5, usd_per_kwh=0.5)
 
 
 def chat(content: object = "hello", **members: object) -> ChatRequest:
@@ -82,6 +72,27 @@ def test_the_dearest_pool_counts_which_need_not_be_the_one_that_draws_most_per_t
     assert most_usd_picos(chat(), [_POOL, dataclasses.replace(_POOL, usd_per_kwh=1.0)]) > most_usd_picos(
         chat(), [_POOL]
     )
+
+
+@pytest.mark.parametrize(("per_input", "per_output"), [(1e4, 3e5), (3e5, 1e4)])
+def test_the_dearer_kind_of_token_counts(per_input, per_output):
+    facts = PoolFacts(
+        pool="p",
+        model="m",
+        model_revision=None,
+        operator="o",
+        region="eu-fi",
+        country="FI",
+        silicon=None,
+        capable_up_to=Tier.L3,
+        context_tokens=_CONTEXT,
+        features=frozenset(),
+        usd_per_kwh=0.25,
+        dc_pue=1.1,
+        network_s=0.0,
+    )
+    rates = TokenRates(microjoules_per_input_token=per_input, microjoules_per_output_token=per_output)
+    assert pool_cost(facts, rates) == PoolCost(context_tokens=_CONTEXT, microjoules_per_token=3e5, usd_per_kwh=0.25)
 
 
 def test_a_price_of_0_holds_nothing():
