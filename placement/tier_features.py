@@ -22,6 +22,8 @@ _HEAD_WORDS = 24
 _TAIL_WORDS = 16
 _FIRST_TOKENS = 4
 _LAST_TOKENS = 12
+_CLOSING_CHARACTERS = 200
+_CLOSING_READ = 60
 _WORD_CHARACTERS = 6
 _HANGUL_CHARACTERS = 2
 _LONGEST = 12
@@ -41,6 +43,7 @@ _QUOTES = ('"', "“", "「", "«", "'")
 _ANY = {key: f"any:{cue}" for key, cue in CUES.items()}
 _FIRST = {key: f"first:{cue}" for key, cue in CUES.items()}
 _LAST = {key: f"last:{cue}" for key, cue in CUES.items()}
+_CLOSES = {key: f"closing:{cue}" for key, cue in CUES.items()}
 
 
 def features(prompt: str) -> list[str]:
@@ -59,6 +62,7 @@ def features(prompt: str) -> list[str]:
     _add_placed(found, _LAST, (last or first)[-_LAST_TOKENS:])
     if first:
         found.append("begins:" + first[0])
+    _add_closing(found, tail or head)
     return list(dict.fromkeys(found))
 
 
@@ -96,6 +100,16 @@ def _add_placed(found: list[str], names: dict[str, str], tokens: Sequence[str]) 
         if name:
             found.append(name)
         before = token
+
+
+def _add_closing(found: list[str], text: str) -> None:
+    """How the last line begins where it is no whole paragraph: material often comes before its instruction."""
+    before, _, line = text.rstrip().rpartition("\n")
+    if before and len(line) <= _CLOSING_CHARACTERS:
+        tokens = [_cut(word) for word in _words(line[:_CLOSING_READ], slice(None))[:_FIRST_TOKENS]]
+        _add_placed(found, _CLOSES, tokens)
+        if tokens:
+            found.append("closes:" + tokens[0])
 
 
 def _shape(prompt: str, head: str, tail: str, numbers: int) -> list[str]:

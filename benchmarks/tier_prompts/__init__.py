@@ -10,9 +10,26 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SHARED = HERE.parents[2] / "shared" / "data" / "tiers" / "prompts.jsonl"
-_SLOT = re.compile(r"\{([psPx])(?::([a-z]{2}))?\}")
+_SLOT = re.compile(r"\{([psPx])(?::([a-z]+))?\}")
+_MATERIAL = re.compile(r"\{\+(.+)\}$")
 _COPIES = 4
 _MOST_PARAGRAPHS = 6
+# How an instruction and the material that it is about are put together: ours, after what clients commonly send.
+_LAYOUTS = (
+    "{i}\n\n{p}",
+    "{p}\n\n{i}",
+    "{i}\n\nText: {p}",
+    '{i}\n\n"""\n{p}\n"""',
+    "### Instruction:\n{i}\n\n### Input:\n{p}\n\n### Response:",
+    "{j}:\n{p}",
+    "<text>\n{p}\n</text>\n\n{i}",
+    "{i}\nInput: {p}\nOutput:",
+    "{p}\n{i}",
+    "{i}\n---\n{p}\n---",
+    "Can you help me with this? {i}\n\n{p}",
+    "Text: {p}\n\n{i}\n\nAnswer:",
+    '"{p}"\n\n{i}',
+)
 _FRAMES = (
     "{}",
     "Hello! {}",
@@ -29,13 +46,17 @@ _FRAMES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """A labelled prompt. ``group`` is the line or category it was made of, and goes into one fold with its likes."""
+    """A labelled prompt. ``group`` is the line or category it was made of, and goes into one fold with its likes.
+
+    ``task`` is the prompt without the material that was filled in: only its words tell anything of the tier.
+    """
 
     source: str
     category: str
     group: str
     tier: str
     prompt: str
+    task: str
     weight: float
 
 
@@ -58,6 +79,7 @@ def _read_shared() -> Iterator[Example]:
             group=f"{row['source']}:{number}",
             tier=row["tier"],
             prompt=row["prompt"],
+            task=row["prompt"],
             weight=1.0,
         )
 
@@ -66,32 +88,49 @@ def _read_templates(path: Path, passages: Mapping[str, Sequence[str]]) -> Iterat
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
         tier, language, text = line.split("\t")
         text = text.replace("\\\\", "\0").replace("\\n", "\n").replace("\0", "\\")
-        copies = _COPIES if _SLOT.search(text) else 1
+        copies = _COPIES if _SLOT.search(text) or _MATERIAL.search(text) else 1
         for copy in range(copies):
-            prompt = _fill(text, language, passages, number * 7 + copy * 3)
+            template = _lay_out(text, number * 5 + copy * 3)
+            prompt = _fill(template, language, passages, number * 7 + copy * 3)
             yield Example(
                 source=path.stem,
                 category=language,
                 group=f"{path.stem}:{number}",
                 tier=tier,
                 prompt=prompt,
+                task=_SLOT.sub("", template),
                 weight=1.0 / copies,
             )
 
 
+def _lay_out(text: str, seed: int) -> str:
+    """An instruction that ends in ``{+material}``, with a slot for its material before, behind or around it."""
+    material = _MATERIAL.search(text)
+    if material is None:
+        return text
+    instruction = text[: material.start()]
+    layout = _LAYOUTS[seed % len(_LAYOUTS)]
+    return layout.format(i=instruction, j=instruction.rstrip(".?"), p=f"{{{material.group(1)}}}")
+
+
 def framed(examples: Sequence[Example]) -> Iterator[Example]:
-    """Each example once more in a frame that changes nothing of its tier, at a quarter of its weight."""
+    """Each example once more in a frame that changes nothing of its tier, at three quarters of its weight."""
     for number, example in enumerate(examples):
         frame = _FRAMES[number % len(_FRAMES)]
-        prompt = frame.format(example.prompt) if frame != "{}" else example.prompt.rstrip("?.!").lower()
+        prompt, task = (_framed(frame, text) for text in (example.prompt, example.task))
         yield Example(
             source=example.source,
             category=example.category,
             group=example.group,
             tier=example.tier,
             prompt=prompt,
-            weight=example.weight / 4,
+            task=task,
+            weight=example.weight * 0.75,
         )
+
+
+def _framed(frame: str, text: str) -> str:
+    return frame.replace("{}", text) if frame != "{}" else text.rstrip("?.!").lower()
 
 
 def _fill(text: str, language: str, passages: Mapping[str, Sequence[str]], seed: int) -> str:
