@@ -14,7 +14,7 @@ STAMP  := $(VENV)/.installed-$(LOCK)
 WHEELS := $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS),--torch-backend $(if $(filter gpu,$(LOCK)),auto,cpu))
 UV_PIP := VIRTUAL_ENV=$(VENV) $(UV) pip
 
-.PHONY: help install run demo test check format bench bench-placement faults failover lock clean
+.PHONY: help install run demo test check format bench bench-placement faults failover engine-failover lock clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -51,6 +51,9 @@ faults: $(STAMP) ## Kill parts of a mesh at random, 200 rounds, and check that n
 
 failover: $(STAMP) ## Break replicas and nodes in the middle of answers, 300 times, and check every answer (about 40 minutes)
 	$(VENV)/bin/python tests/faults/failover_rounds.py --rounds 300
+
+engine-failover: $(STAMP) ## Three sites with real engines: placement, pins, and faults in the middle of answers (about 20 minutes)
+	$(VENV)/bin/python tests/faults/engine_failover.py
 
 lock: $(UV) ## Resolve the locks anew from pyproject.toml
 	clusters/locks/resolve $(UV)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mesh.app import vllm_engine
+from mesh.pool_setup import vllm_engine
 from mesh.settings import load_settings
 from serve.engine_spec import Engine, VllmSpec
 from serve.messages import Payload

@@ -21,12 +21,17 @@ class MeshUnderTest:
 
 
 @contextmanager
-def running_mesh(folder: Path, port: int, *, config: Path | None = None) -> Iterator[MeshUnderTest]:
-    """Start a mesh on ``folder``, with the built-in settings unless ``config`` names others, and stop it."""
+def running_mesh(
+    folder: Path, port: int, *, config: Path | None = None, nodes: Path | None = None
+) -> Iterator[MeshUnderTest]:
+    """Start a mesh on ``folder``, with the built-in settings unless ``config`` names others, and stop it.
+
+    ``nodes`` as `jc up --nodes`.
+    """
     where = ["--port", str(port), "--data-dir", str(folder)]
     if config is not None:
         where += ["--config", str(config)]
-    started = _jc("up", "--detach", *where)
+    started = _jc("up", "--detach", *where, *(["--nodes", str(nodes)] if nodes else []))
     if started.returncode:
         sys.exit(f"the mesh did not start:\n{started.stdout}{started.stderr}")
     try:

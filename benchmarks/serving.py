@@ -21,7 +21,7 @@ from pathlib import Path
 import httpx
 
 from benchmarks.running_mesh import running_mesh
-from mesh.app import vllm_engine
+from mesh.pool_setup import vllm_engine
 from mesh.settings import load_settings
 from serve.weights import prepare
 

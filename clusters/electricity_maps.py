@@ -7,6 +7,7 @@ refused key is tried again at the next refresh.
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -16,10 +17,12 @@ import requests
 import urllib3
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from clusters.hourly_figures import HOUR_S, HourFigure
+from clusters.hourly_figures import HOUR_S, MOST_GCO2_PER_KWH, HourFigure
 
 _LOG = logging.getLogger(__name__)
 _CONNECT_S, _READ_S = 5.0, 10.0
+# A server that sends a byte now and then never lets a read time out.
+_WHOLE_ANSWER_S = 20.0
 _MOST_BYTES = 65_536
 _FACTORS = "lifecycle"
 _ATTEMPTS = 3
@@ -60,7 +63,9 @@ class _Answer(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=False)
 
     zone: str
-    carbon_intensity: Annotated[float | None, Field(alias="carbonIntensity", ge=0, allow_inf_nan=False, strict=True)]
+    carbon_intensity: Annotated[
+        float | None, Field(alias="carbonIntensity", ge=0, le=MOST_GCO2_PER_KWH, allow_inf_nan=False, strict=True)
+    ]
     since: Annotated[AwareDatetime, Field(alias="datetime")]
     emission_factor_type: Annotated[str, Field(alias="emissionFactorType")]
     is_estimated: Annotated[bool, Field(alias="isEstimated", strict=True)]
@@ -70,11 +75,14 @@ class _Answer(BaseModel):
 class ElectricityMapsClient:
     """One key's access to the service; the key is in no message, and not in ``repr``."""
 
-    def __init__(self, url: str, key: str, *, wall_clock_s: Callable[[], float]) -> None:
+    def __init__(
+        self, url: str, key: str, *, wall_clock_s: Callable[[], float], answers_within_s: float = _WHOLE_ANSWER_S
+    ) -> None:
         """``url`` ends with the version: https://api.electricitymaps.com/v3."""
         self._url = url.rstrip("/")
         self._key = key
         self._wall_clock_s = wall_clock_s
+        self._answers_within_s = answers_within_s
 
     def __repr__(self) -> str:
         return f"ElectricityMapsClient({self._url!r})"
@@ -90,14 +98,23 @@ class ElectricityMapsClient:
                 allow_redirects=False,  # the key is for this host alone
                 stream=True,
             ) as response:
-                body = response.raw.read(_MOST_BYTES, decode_content=True)
+                body = self._body(response.raw)
                 status, headers = response.status_code, response.headers
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as away:
+        # ValueError: a key with a letter that no header can have.
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as away:
             # Without the cause: what is wrong with a header is told with its value, which is the key.
             raise NoFigure(f"Electricity Maps does not answer: {type(away).__name__}", is_passing=True) from None
         if status != _OK:
             raise _refusal(zone, status, headers, self._wall_clock_s())
         return _figure(zone, body)
+
+    def _body(self, raw: urllib3.BaseHTTPResponse) -> bytes:
+        body, give_up = b"", time.monotonic() + self._answers_within_s
+        while len(body) < _MOST_BYTES and (more := raw.read1(_MOST_BYTES - len(body), decode_content=True)):
+            body += more
+            if time.monotonic() > give_up:
+                raise TimeoutError
+        return body
 
 
 def _refusal(zone: str, status: int, headers: Mapping[str, str], now_unix_s: float) -> NoFigure:
@@ -140,11 +157,15 @@ def _figure(zone: str, body: bytes) -> HourFigure:
         raise NoFigure(f"Electricity Maps answered with {answer.emission_factor_type!r} factors, not {_FACTORS}")
     if answer.carbon_intensity is None:
         raise NoFigure(f"Electricity Maps has no figure for {zone} now")
+    try:
+        hour_unix_s = int(answer.since.astimezone(UTC).timestamp()) // HOUR_S * HOUR_S
+    except (OverflowError, OSError):
+        raise NoFigure(f"Electricity Maps answered for an hour of the year {answer.since.year}") from None
     method = f", {answer.estimation_method}" if answer.is_estimated and answer.estimation_method else ""
     return HourFigure(
         zone=zone,
         gco2_per_kwh=answer.carbon_intensity,
-        hour_unix_s=int(answer.since.astimezone(UTC).timestamp()) // HOUR_S * HOUR_S,
+        hour_unix_s=hour_unix_s,
         source=f"Electricity Maps, {_FACTORS}{method}",
         is_estimated=answer.is_estimated,
     )
@@ -178,7 +199,8 @@ class ElectricityMaps:
         if self._client is None:
             return
         for zone in self._zones:
-            if self._wall_clock_s() < self._not_before_unix_s:
+            # Longer than any pause: the clock was set back.
+            if 0 < self._not_before_unix_s - self._wall_clock_s() <= _LONGEST_PAUSE_S:
                 return
             try:
                 self._figures[zone] = self._ask(self._client, zone)

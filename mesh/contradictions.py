@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from clusters.grid import CarbonFeed, UnknownZone
 from mesh.yaml_document import Fault
+from placement.pins import region_matches
 
 if TYPE_CHECKING:
     from mesh.settings import AccountSettings, ModelSettings, PoolSettings, SiliconSettings, SiteSettings
@@ -15,13 +16,17 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entries:
-    """The lists of `mesh.yaml`; None stands for an entry that is malformed, which others may mean."""
+    """The lists of `mesh.yaml`; None stands for an entry that is malformed, which others may mean.
+
+    ``hourly_zones`` are the grid zones that `carbon.hourly` has files for.
+    """
 
     sites: "Sequence[SiteSettings | None]"
     silicon: "Sequence[SiliconSettings | None]"
     models: "Sequence[ModelSettings | None]"
     pools: "Sequence[PoolSettings | None]"
     accounts: "Sequence[AccountSettings | None]"
+    hourly_zones: Sequence[str] = ()
 
 
 def contradictions(entries: Entries, means: CarbonFeed) -> list[Fault]:
@@ -34,10 +39,12 @@ def contradictions(entries: Entries, means: CarbonFeed) -> list[Fault]:
         *_twice("accounts", entries.accounts, lambda account: account.name),
         *_unknown_in_pools(entries),
         *_unknown_operators(entries),
+        *_accounts_without_a_site(entries),
         *_one_each("country", entries.sites, lambda site: ("region", site.region, site.country)),
         *_one_each("grid_zone", entries.sites, lambda site: ("region", site.region, site.grid_zone)),
         *_one_each("legal_entity", entries.sites, lambda site: ("operator", site.operator, site.legal_entity)),
         *_unknown_zones(entries, means),
+        *_zones_without_a_site(entries),
     ]
 
 
@@ -75,6 +82,18 @@ def _unknown_operators(entries: Entries) -> Iterator[Fault]:
                 yield Fault(("accounts", place, "operators"), f"no site has the operator {operator!r}")
 
 
+def _accounts_without_a_site(entries: Entries) -> Iterator[Fault]:
+    """An entry that no site matches is for a site to come; with none that matches, every request would be refused."""
+    sites = [site for _, site in _present(entries.sites)]
+    for place, account in _present(entries.accounts):
+        stays = any(region_matches(each, site.region, site.country) for each in account.residency for site in sites)
+        if account.residency and not stays and len(sites) == len(entries.sites):
+            wanted = " or ".join(account.residency)
+            yield Fault(
+                ("accounts", place, "residency"), f"no site is in {wanted} (a region, a prefix such as eu, a country)"
+            )
+
+
 def _names(items: Sequence[_Item | None], name_of: Callable[[_Item], str]) -> set[str] | None:
     """Every name there is; None where a malformed entry may bear the one that is looked for."""
     names = {name_of(item) for _, item in _present(items)}
@@ -106,3 +125,10 @@ def _unknown_zones(entries: Entries, means: CarbonFeed) -> Iterator[Fault]:
             means.intensity(site.grid_zone)
         except UnknownZone as unknown:
             yield Fault(("sites", place, "grid_zone"), str(unknown))
+
+
+def _zones_without_a_site(entries: Entries) -> Iterator[Fault]:
+    zones = _names(entries.sites, lambda site: site.grid_zone)
+    for zone in entries.hourly_zones:
+        if zones is not None and zone not in zones:
+            yield Fault(("carbon", "hourly", zone), f"no site is in the grid zone {zone!r}")

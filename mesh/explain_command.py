@@ -16,6 +16,7 @@ _COLUMNS: Final[tuple[tuple[str, JustifyMethod], ...]] = (
     ("µUSD", "right"),
 )
 _PARTS: Final = ("energy", "facility", "carbon", "wait", "network")
+_NOTES: Final = {"is_set_aside": "failed lately", "is_tight": "its context may be too short"}
 _MICRO: Final = 1e6
 
 
@@ -59,7 +60,7 @@ def _candidates(candidates: list[dict[str, Any]], *, has_parts: bool) -> Table:
     for part in _PARTS if has_parts else ():
         table.add_column(part, justify="right", no_wrap=True)
     for each in candidates:
-        name = each["pool"] + ("  failed lately" if each["is_set_aside"] else "")
+        name = "  ".join([each["pool"], *(note for mark, note in _NOTES.items() if each[mark])])
         parts = [_micro(each["usd"][part]) for part in _PARTS] if has_parts else []
         figures = [f"{each['expected_joules']:.4g}", f"{each['wait_s']:.3g}", _micro(each["score_usd"]), *parts]
         table.add_row(str(each["rank"]), Text(name), *figures)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from clusters.nodes import Inventory, NodeCatalogue
-from mesh.hosts import Host, detected_silicon, hosts_of, place_nodes
+from mesh.hosts import Host, changes_of, detected_silicon, hosts_of, is_changed, place_nodes
 from mesh.meter_enrolments import MeterEnrolments
 from mesh.meter_setup import HostMeterSetup
 from serve.messages import MeterCard
@@ -45,6 +45,7 @@ class HostMeters:
         self._hosts: dict[str, Host] = {}
         self._refused: frozenset[str] = frozenset()
         self._enrolments: MeterEnrolments | None = None
+        self._trouble: str | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._go_on, name="host-meters", daemon=True)
 
@@ -99,25 +100,25 @@ class HostMeters:
         while not self._stopping.wait(_LOOK_EVERY_S):
             try:
                 self._look()
-            except Exception:  # noqa: BLE001 - Ray's head may be away for a while; the watch must go on
-                if not self._stopping.is_set():
+                self._trouble = None
+            except Exception as away:  # noqa: BLE001 - Ray's head may be away for a while; the watch must go on
+                trouble = type(away).__name__
+                if not self._stopping.is_set() and trouble != self._trouble:
                     _LOG.exception("the cluster's hosts can't be seen now")
+                self._trouble = trouble
 
     def _look(self) -> None:
         from clusters.node_inventory import node_facts
 
-        living = {facts.node_id for facts in node_facts() if facts.is_alive}
-        known = {node.facts.node_id for host in self._hosts.values() for node in host.nodes}
-        if living <= known and all(host.node_id in living for host in self._hosts.values()):
+        living = frozenset(facts.node_id for facts in node_facts() if facts.is_alive)
+        if not is_changed(self._hosts.values(), living):
             return
-        for host in self.find_hosts():
-            before = self._hosts.get(host.boot_id)
-            if before is None or before.node_id not in living:
-                self._join(host)
-            else:
-                # The meter stays where it is, also where another node would now be the one to rely on.
-                nodes = sorted(host.nodes, key=lambda node: node.facts.node_id != before.node_id)
-                self._hosts[host.boot_id] = Host(boot_id=host.boot_id, nodes=tuple(nodes))
+        changes = changes_of(self._hosts, self.find_hosts(), living)
+        self._hosts = dict(changes.stay)
+        for boot_id in changes.left:
+            _LOG.warning("a host left: none of its nodes lives (boot id %s)", boot_id)
+        for host in changes.joined:
+            self._join(host)
         self._warn_of_refused()
 
     def _join(self, host: Host) -> None:

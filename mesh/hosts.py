@@ -56,6 +56,47 @@ def hosts_of(nodes: Iterable[PlacedNode], *, own_node_id: str) -> tuple[Host, ..
     return tuple(sorted(hosts, key=order))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostChanges:
+    """What a look at the cluster means for its meters.
+
+    ``joined`` need one, new hosts and those whose meter's node is gone; ``stay`` keep theirs, by boot id; of ``left``
+    no node lives.
+    """
+
+    joined: tuple[Host, ...]
+    stay: Mapping[str, Host]
+    left: tuple[str, ...]
+
+
+def is_changed(known: Collection[Host], living: Collection[str]) -> bool:
+    """Whether a node (``living``: their ids) is new, or one that a host's meter runs on is gone."""
+    nodes = {node.facts.node_id for host in known for node in host.nodes}
+    return any(node not in nodes for node in living) or any(host.node_id not in living for host in known)
+
+
+def changes_of(known: Mapping[str, Host], found: Sequence[Host], living: Collection[str]) -> HostChanges:
+    """Compare the hosts that have meters with those that answered; a host with a living node may answer next time.
+
+    A meter stays where it is, also where another node would now be the one to rely on: it is the host's first.
+    """
+    joined, answered = [], {host.boot_id for host in found}
+    stay = {boot: host for boot, host in known.items() if boot not in answered and _any_lives(host, living)}
+    for host in found:
+        before = known.get(host.boot_id)
+        if before is None or before.node_id not in living:
+            joined.append(host)
+        else:
+            nodes = sorted(host.nodes, key=lambda node, first=before.node_id: node.facts.node_id != first)  # type: ignore[misc]
+            stay[host.boot_id] = Host(boot_id=host.boot_id, nodes=tuple(nodes))
+    left = tuple(boot for boot in known if boot not in answered and boot not in stay)
+    return HostChanges(joined=tuple(joined), stay=stay, left=left)
+
+
+def _any_lives(host: Host, living: Collection[str]) -> bool:
+    return any(node.facts.node_id in living for node in host.nodes)
+
+
 def detected_silicon(hosts: Iterable[Host], silicon: Mapping[str, str]) -> dict[str, str]:
     """The silicon of each node by its id; ``silicon`` is what each host's meter detected, by boot id."""
     return {

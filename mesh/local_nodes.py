@@ -9,13 +9,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from mesh.errors import StartFailed
 from mesh.nodes_file import LocalNodeSettings
 
 _LOG = logging.getLogger(__name__)
 _POLL_S = 0.2
 _TRIES_AT_FIRST = 3
 _START_AGAIN_AFTER_S = 2.0
-_TRY_AGAIN_AFTER_S = 10.0
+_LONGEST_AWAY_S = 60.0
+# One that lived longer did not die of its start.
+_STEADY_AFTER_S = 10.0
 _ENDS_WITHIN_S = 60.0
 
 
@@ -44,7 +47,7 @@ class LocalNodes:
         start: starts one; raises where it can't.
         head: name and raylet process of the node that runs already.
         record: a JSON file, name to process id.
-        start_again_after_s: how long a node that died stays away.
+        start_again_after_s: how long a node that died stays away; each time longer while it dies at its start.
     """
 
     def __init__(
@@ -62,17 +65,24 @@ class LocalNodes:
         self._record = record
         self._start_again_after_s = start_again_after_s
         self._running: dict[str, LocalNode] = {}
+        self._since: dict[str, float] = {}
+        self._waits: dict[str, float] = {}
         self._due: dict[str, float] = {}
         self._stopping = threading.Event()
         self._acting = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="local-nodes", daemon=True)
 
-    def start(self) -> None:
-        """Start all, and watch them from then on; what was started is ended when one can't be."""
+    def start(self, stop: threading.Event) -> None:
+        """Start all, and watch them from then on; what was started is ended when one can't be.
+
+        Raises:
+            StartFailed: a node did not start, or ``stop`` was set meanwhile.
+        """
         try:
             for name, settings in self._settings.items():
-                self._running[name] = self._start_patiently(settings)
+                self._running[name] = self._start_patiently(settings, stop)
+                self._since[name] = time.monotonic()
         except BaseException:
             self.stop()
             raise
@@ -104,14 +114,18 @@ class LocalNodes:
         away: dict[str, int | None] = dict.fromkeys(self._settings)
         return {name: pid, **away, **{each: node.raylet_pid for each, node in self._running.items()}}
 
-    def _start_patiently(self, settings: LocalNodeSettings) -> LocalNode:
+    def _start_patiently(self, settings: LocalNodeSettings, stop: threading.Event) -> LocalNode:
         """On a machine that has much else to do a node may not come up in the time that Ray gives it."""
-        for _ in range(_TRIES_AT_FIRST - 1):
+        for tries_left in reversed(range(_TRIES_AT_FIRST)):
+            if stop.is_set():
+                break
             try:
                 return self._start(settings)
-            except Exception as failure:  # noqa: BLE001 - whatever Ray raises; the last try raises it
+            except Exception as failure:
+                if not tries_left:
+                    raise
                 _LOG.warning("it is tried again: %s", failure)
-        return self._start(settings)
+        raise StartFailed("stopped before it was ready")
 
     def _watch(self) -> None:
         while not self._stopping.wait(_POLL_S):
@@ -132,30 +146,43 @@ class LocalNodes:
             self._lose(name, node)
 
     def _lose(self, name: str, node: LocalNode) -> None:
-        _LOG.warning("node %s (process %d) died; it is started again", name, node.raylet_pid)
+        wait_s = self._stay_away(name, lived_s=time.monotonic() - self._since[name])
+        _LOG.warning("node %s (process %d) died; it is started again in %g s", name, node.raylet_pid, wait_s)
         del self._running[name]
-        self._due[name] = time.monotonic() + self._start_again_after_s
         self._write()
-        self._try(name, lambda: node.end(in_order=False))
+        try:
+            node.end(in_order=False)
+        except Exception:  # noqa: BLE001 - whatever Ray raises, the nodes must go on being watched
+            _LOG.exception("node %s: not all of its processes were ended", name)
+
+    def _stay_away(self, name: str, *, lived_s: float) -> float:
+        self._waits[name] = wait_s = next_wait_s(
+            self._waits.get(name), lived_s=lived_s, first_s=self._start_again_after_s
+        )
+        self._due[name] = time.monotonic() + wait_s
+        return wait_s
 
     def _start_again(self, name: str) -> None:
-        started = self._try(name, lambda: self._start(self._settings[name]))
-        if started is None:
-            self._due[name] = time.monotonic() + _TRY_AGAIN_AFTER_S
+        try:
+            started = self._start(self._settings[name])
+        except Exception as failure:  # noqa: BLE001 - whatever Ray raises, the nodes must go on being watched
+            wait_s = self._stay_away(name, lived_s=0.0)
+            is_news = not isinstance(failure, StartFailed)
+            _LOG.warning("node %s is tried again in %g s: %s", name, wait_s, failure, exc_info=is_news)
             return
-        self._running[name] = started
+        self._running[name], self._since[name] = started, time.monotonic()
         _LOG.warning("node %s is back (process %d)", name, started.raylet_pid)
         self._write()
-
-    def _try(self, name: str, act: Callable[[], LocalNode | None]) -> LocalNode | None:
-        try:
-            return act()
-        except Exception:  # noqa: BLE001 - whatever Ray raises, the other nodes must go on being watched
-            _LOG.exception("node %s: it is tried again", name)
-            return None
 
     def _write(self) -> None:
         partial = self._record.with_suffix(".partial")
         with contextlib.suppress(OSError):  # a full disk must not end the watch; the next change is written again
             partial.write_text(json.dumps(self.raylet_pids()))
             partial.replace(self._record)
+
+
+def next_wait_s(before_s: float | None, *, lived_s: float, first_s: float) -> float:
+    """How long a node that lived ``lived_s`` stays away; twice as long as before while it dies at its start."""
+    if before_s is None or lived_s >= _STEADY_AFTER_S:
+        return first_s
+    return min(2 * before_s, _LONGEST_AWAY_S)

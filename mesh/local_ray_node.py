@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ _MIB = 1024 * 1024
 _TREE = "node"
 _POLL_S = 0.1
 _LOOPBACK = "127.0.0.1"
-_REGISTERED_WITHIN_S = 60
+_REGISTERED_WITHIN_S = 60.0
+_LOOK_S = 1
 # Workers and agents see that their raylet is gone, and leave by themselves; what they started may not.
 _LEAVES_WITHIN_S = 3.0
 
@@ -27,9 +29,8 @@ def start_ray_node(gcs_address: str, settings: LocalNodeSettings) -> "RayNode":
     """Start a node of the cluster and wait until the cluster knows it.
 
     Raises:
-        StartFailed: it did not come up.
+        StartFailed: it did not come up; nothing of it is left.
     """
-    from ray._private import services
     from ray._private.node import Node
     from ray._private.parameter import RayParams
 
@@ -49,20 +50,45 @@ def start_ray_node(gcs_address: str, settings: LocalNodeSettings) -> "RayNode":
     # Its agent's port must not be the one of the head's.
     parameters.dashboard_agent_listen_port = None
     # In two steps, so that what a start that fails has started can be ended.
-    node = Node.__new__(Node)
+    node, started = Node.__new__(Node), None
     try:
         node.__init__(parameters, head=False, shutdown_at_exit=False, spawn_reaper=True)  # type: ignore[misc]
-    except Exception as failure:
-        if hasattr(node, "all_processes"):
+        started = RayNode(node, ProcessTrees(Path("/proc"), monotonic_ns=time.monotonic_ns))
+        wait_until_known(partial(_is_known, gcs_address, node), started.is_alive, within_s=_REGISTERED_WITHIN_S)
+    except BaseException as failure:
+        if started is not None:
+            started.end(in_order=False)
+        elif hasattr(node, "all_processes"):
             node.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)
+        if not isinstance(failure, Exception):
+            raise
         raise StartFailed(f"node {settings.name} did not start: {failure}") from failure
-    started = RayNode(node, ProcessTrees(Path("/proc"), monotonic_ns=time.monotonic_ns))
-    try:
-        services.wait_for_node(gcs_address, node.plasma_store_socket_name, _REGISTERED_WITHIN_S)
-    except TimeoutError as late:
-        started.end(in_order=False)
-        raise StartFailed(f"node {settings.name} was not known to Ray within {_REGISTERED_WITHIN_S} s") from late
     return started
+
+
+def wait_until_known(is_known: Callable[[], bool], is_alive: Callable[[], bool], *, within_s: float) -> None:
+    """Return when the cluster knows the node.
+
+    Raises:
+        StartFailed: its raylet died before, or it took longer.
+    """
+    give_up = time.monotonic() + within_s
+    while not is_known():
+        if not is_alive():
+            raise StartFailed("its raylet died")
+        if time.monotonic() > give_up:
+            raise StartFailed(f"it was not known to Ray within {within_s:g} s")
+
+
+def _is_known(gcs_address: str, node: Any) -> bool:  # noqa: ANN401 - Ray's private class has no types
+    """Looks for a second."""
+    from ray._private import services
+
+    try:
+        services.wait_for_node(gcs_address, node.plasma_store_socket_name, _LOOK_S)
+    except TimeoutError:
+        return False
+    return True
 
 
 def head_raylet_pid() -> int:

@@ -16,8 +16,13 @@ from clusters.nodes import (
     label_faults,
 )
 from mesh.errors import BadSettings
+from mesh.settings import Label
 from mesh.yaml_document import Fault, YamlDocument
 
+# As Ray takes a label's name: a word, and before it the domain of whoever defines it.
+_WORD = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+LabelName = Annotated[str, Field(pattern=rf"^([A-Za-z0-9]([A-Za-z0-9.-]{{0,251}}[A-Za-z0-9])?/)?{_WORD}$")]
+_RAYS_OWN = "ray.io/"
 NodeName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 # Ray takes no less.
 _LEAST_STORE_MIB = 80
@@ -45,7 +50,7 @@ class LocalNodeSettings(_Strict):
     site: Annotated[str, Field(pattern=r"^[^/]+/[^/]+$")] | None = None
     silicon: str | None = None
     role: str | None = None
-    labels: dict[str, str] = {}
+    labels: dict[LabelName, Label] = {}
     cpus: Annotated[int, Field(ge=0)]
     gpus: Annotated[int, Field(ge=0)] = 0
     object_store_mib: Annotated[int, Field(ge=_LEAST_STORE_MIB)] = 128
@@ -55,6 +60,9 @@ class LocalNodeSettings(_Strict):
         for label in self._own_labels():
             if label in self.labels:
                 raise ValueError(f"label {label} is given twice")
+        for label in self.labels:
+            if label.startswith(_RAYS_OWN):
+                raise ValueError(f"label {label}: what begins with {_RAYS_OWN} is Ray's own")
         return self
 
     def all_labels(self) -> dict[str, str]:

@@ -23,6 +23,9 @@ from mesh.settings import Settings, SiteSettings
 _ANSWERS_WITHIN_S = 20.0
 _SECONDS_PER_MINUTE = 60
 _WIDTH = 200
+# A narrower terminal gets fewer columns.
+_ALL_COLUMNS_FROM = 160
+_HEADERS = ("node", "address", "site", "country", "grid g/kWh", "PUE", "silicon", "CPU/GPU", "state")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,9 +77,9 @@ def show_nodes(settings: Settings, console: Console, *, as_json: bool) -> bool:
     if as_json:
         console.print_json(json.dumps({"object": "list", "data": [row.to_jsonable() for row in rows]}))
     else:
-        # A table squeezed into a narrow terminal would break every word: its lines go over the edge instead.
-        console.width = max(console.width, _WIDTH)
-        for part in picture(rows):
+        if not console.is_terminal:  # a file or another program has no edge
+            console.width = max(console.width, _WIDTH)
+        for part in picture(rows, width=console.width):
             console.print(part)
     return not any(row.state == "refused" for row in rows)
 
@@ -105,14 +108,21 @@ def node_rows(inventory: Inventory, settings: Settings, carbon: CarbonFeed) -> l
     return rows
 
 
-def picture(rows: list[NodeRow]) -> Iterator[Table | Text]:
-    """The table, and a line for each reason of a refusal."""
-    table = Table(box=None)
-    headers = ("node", "address", "site", "country", "grid g/kWh", "PUE", "silicon", "CPU/GPU", "state")
-    for header in headers:
-        table.add_column(header, justify="right" if header in ("grid g/kWh", "PUE") else "left")
+def picture(rows: list[NodeRow], *, width: int = _WIDTH) -> Iterator[Table | Text]:
+    """The table, and a line for each reason of a refusal.
+
+    In a narrow ``width`` it is without addresses, countries and Ray's counts, and breaks lines between words.
+    """
+    table = Table(box=None, padding=(0, 1, 0, 0) if width < _ALL_COLUMNS_FROM else (0, 1))
+    left_out = ("address", "country", "CPU/GPU") if width < _ALL_COLUMNS_FROM else ()
+    columns = [header for header in _HEADERS if header not in left_out]
+    for header in columns:
+        is_figure = header in ("grid g/kWh", "PUE")
+        table.add_column(header, justify="right" if is_figure else "left", no_wrap=header in ("node", "site", "PUE"))
     for row in rows:
-        table.add_row(*_cells(row), style={"refused": "red", "dead": "dim"}.get(row.state))
+        cells = dict(zip(_HEADERS, _cells(row), strict=True))
+        style = {"refused": "red", "dead": "dim"}.get(row.state)
+        table.add_row(*(cells[header] for header in columns), style=style)
     yield table
     for row in rows:
         for fault in row.faults:

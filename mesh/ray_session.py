@@ -20,7 +20,9 @@ from mesh.local_nodes import LocalNodes
 from mesh.nodes_file import NodesFile
 from mesh.run_state import RunState
 
+_LOG = logging.getLogger(__name__)
 _STOP_POLL_S = 0.2
+_NODES_RECORD = "nodes.json"
 _OBJECT_STORE_BYTES = 256 * 1024 * 1024
 # Read by Ray when it is imported, so they are set before.
 _ENVIRONMENT = {
@@ -31,6 +33,8 @@ _ENVIRONMENT = {
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    # One that answers nothing can't stop by itself: waited for, it would keep its processors from the one in its place.
+    "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
 }
 
 
@@ -52,20 +56,26 @@ class RaySession:
 
 
 def start_ray(
-    name: str, data_dir: Path, environment: Mapping[str, str], nodes_file: NodesFile | None = None
+    name: str,
+    data_dir: Path,
+    environment: Mapping[str, str],
+    stop: threading.Event,
+    nodes_file: NodesFile | None = None,
 ) -> RaySession:
     """Start a local cluster, or join the one of ``RAY_ADDRESS``, in the mesh's own namespace.
 
     A local cluster takes calls only from who can read its token, which lies in ``data_dir``. With ``nodes_file`` it is
-    made of several Ray nodes.
+    made of several Ray nodes; setting ``stop`` ends their start.
 
     Raises:
-        StartFailed: the cluster did not come up or cannot be reached, or nodes were given for one that runs already.
+        StartFailed: the cluster did not come up or cannot be reached, nodes were given for one that runs already, or
+            the start was stopped.
     """
     assert "ray" not in sys.modules, "ray reads its environment when it is imported, which must not be before this"
     address = environment.get("RAY_ADDRESS") or None
     if address is not None and nodes_file is not None:
         raise StartFailed("RAY_ADDRESS names a cluster, which has its own nodes: give one of RAY_ADDRESS and --nodes")
+    (data_dir / _NODES_RECORD).unlink(missing_ok=True)  # of a mesh that was killed
     if address is None:
         _make_token(_token_path(data_dir))
     os.environ.update({**_ENVIRONMENT, **({} if address else _local_environment(data_dir))})
@@ -85,10 +95,14 @@ def start_ray(
             logging_level=logging.ERROR,
             **({} if address else local),
         )
-    except (ConnectionError, RuntimeError, ValueError, OSError) as failure:
+    except Exception as failure:  # a node that takes too long to start is no more to Ray than an Exception
+        ray.shutdown()
         raise StartFailed(f"Ray did not start: {failure}") from failure
-    for each, handler in handlers.items():
-        signal.signal(each, handler)
+    finally:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+    # Ray prints to a driver's standard output what goes wrong anywhere in its cluster.
+    sys.modules["ray._private.worker"].print_to_stdstream = log_trouble  # type: ignore[attr-defined]
     gcs_address = ray.get_runtime_context().gcs_address
     return RaySession(
         address=gcs_address,
@@ -97,8 +111,15 @@ def start_ray(
         dashboard_url=f"http://{context.dashboard_url}" if context.dashboard_url else None,
         is_ours=address is None,
         was_serving=address is not None and _is_serving(),
-        nodes=_start_nodes(nodes_file, gcs_address, data_dir) if nodes_file is not None else None,
+        nodes=_start_nodes(nodes_file, gcs_address, data_dir, stop) if nodes_file is not None else None,
     )
+
+
+def log_trouble(trouble: Mapping[str, Any], ignore_prefix: bool) -> None:  # noqa: ARG001, FBT001 - Ray's signature
+    """A line in the log for what Ray tells of its cluster; what follows it is the end of a file beside Ray's logs."""
+    for text in trouble["lines"]:
+        _LOG.warning("Ray: %s", str(text).strip().partition("\n")[0])
+        _LOG.debug("Ray: %s", text)
 
 
 def _head(nodes_file: NodesFile | None) -> dict[str, Any]:
@@ -115,7 +136,7 @@ def _head(nodes_file: NodesFile | None) -> dict[str, Any]:
     }
 
 
-def _start_nodes(nodes_file: NodesFile, gcs_address: str, data_dir: Path) -> LocalNodes:
+def _start_nodes(nodes_file: NodesFile, gcs_address: str, data_dir: Path, stop: threading.Event) -> LocalNodes:
     import ray
 
     from mesh.local_ray_node import head_raylet_pid, start_ray_node
@@ -124,10 +145,10 @@ def _start_nodes(nodes_file: NodesFile, gcs_address: str, data_dir: Path) -> Loc
         nodes_file.nodes,
         partial(start_ray_node, gcs_address),
         head=(nodes_file.head.name, head_raylet_pid()),
-        record=data_dir / "nodes.json",
+        record=data_dir / _NODES_RECORD,
     )
     try:
-        nodes.start()
+        nodes.start(stop)
     except BaseException:
         ray.shutdown()
         raise

@@ -21,14 +21,13 @@ _Item = TypeVar("_Item", bound=BaseModel)
 Port = Annotated[int, Field(ge=1, le=65535)]
 Positive = Annotated[float, Field(gt=0)]
 Rate = Annotated[float, Field(ge=0)]
-PinEntry = Annotated[str, Field(min_length=1, max_length=64)]
 # What Ray takes as a label's value.
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$")]
 
 
 class _Strict(BaseModel):
     # A value that is wrong may be a password.
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
 
 
 class MeshSettings(_Strict):
@@ -116,8 +115,8 @@ class AccountSettings(_Strict):
     """Where an account's requests may run: only with ``operators``, null is any; only where ``residency`` allows."""
 
     name: AccountName
-    operators: Annotated[frozenset[PinEntry], Field(min_length=1, max_length=MOST_PIN_ENTRIES)] | None = None
-    residency: Annotated[tuple[PinEntry, ...], Field(max_length=MOST_PIN_ENTRIES)] = ()
+    operators: Annotated[frozenset[Label], Field(min_length=1, max_length=MOST_PIN_ENTRIES)] | None = None
+    residency: Annotated[tuple[Label, ...], Field(max_length=MOST_PIN_ENTRIES)] = ()
 
 
 class SiteSettings(_Strict):
@@ -126,9 +125,9 @@ class SiteSettings(_Strict):
     ``usd_per_kwh`` is this site's price in place of the mesh's; ``network_ms`` is how far it is from the ingress.
     """
 
-    operator: str
+    operator: Label
     legal_entity: str | None
-    region: str
+    region: Label
     country: Annotated[str, Field(pattern=r"^[A-Z]{2}$")] | None
     grid_zone: str
     dc_pue: Annotated[float, Field(ge=1)]
@@ -260,7 +259,12 @@ class Settings(_Strict):
     def _agrees_with_itself(self) -> Self:
         faults = contradictions(
             Entries(
-                sites=self.sites, silicon=self.silicon, models=self.models, pools=self.pools, accounts=self.accounts
+                sites=self.sites,
+                silicon=self.silicon,
+                models=self.models,
+                pools=self.pools,
+                accounts=self.accounts,
+                hourly_zones=tuple(self.carbon.hourly),
             ),
             YearlyMeansFeed(),
         )
@@ -330,9 +334,15 @@ def _faults(wrong: ValidationError, document: object) -> list[Fault]:
         models=_entries(document, "models", ModelSettings),
         pools=_entries(document, "pools", PoolSettings),
         accounts=_entries(document, "accounts", AccountSettings),
+        hourly_zones=_hourly_zones(document),
     )
     faults += contradictions(entries, YearlyMeansFeed())
     return faults or whole
+
+
+def _hourly_zones(document: object) -> tuple[str, ...]:
+    carbon = _entry(document.get("carbon"), CarbonSettings) if isinstance(document, dict) else None
+    return () if carbon is None else tuple(carbon.hourly)
 
 
 def _entries(document: object, part: str, kind: type[_Item]) -> list[_Item | None]:

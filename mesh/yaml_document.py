@@ -32,6 +32,9 @@ class YamlDocument:
             self.value: object = yaml.safe_load(text)
         except (yaml.YAMLError, ValueError) as unreadable:
             raise BadSettings(f"cannot read {name}: {unreadable}") from unreadable
+        except (AttributeError, LookupError, RecursionError) as unreadable:
+            # PyYAML's own slips, over `!!bool x` and what is nested a thousand times.
+            raise BadSettings(f"cannot read {name}: it has a value that is none, or is nested too deep") from unreadable
         twice = [f"  line {line}: {key} stands twice" for line, key in _repeated_keys(self._root, set())]
         if twice:
             raise BadSettings("\n".join([f"{name} is not valid:", *twice]))

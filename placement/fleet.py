@@ -101,7 +101,7 @@ class Fleet:
         """Which pools' models are declared capable of the tier."""
         return self._levels >= _LEVELS[tier]
 
-    def holding(self, tokens: int) -> Flags:
+    def holding(self, tokens: float) -> Flags:
         """Which pools' contexts hold so many tokens."""
         return self._context_tokens >= tokens
 

@@ -44,7 +44,8 @@ class RequestNeeds:
     """What the request asks of a pool; with a model pinned its tier is no matter.
 
     ``input_tokens`` and ``output_tokens`` are a forecast to rank by; ``least_tokens`` is certain, and what no smaller
-    context can hold.
+    context can hold. ``likely_tokens`` are a cautious forecast of what one choice takes of a context: an engine refuses
+    a prompt that is longer, so pools with less are tried last, where there is nothing better.
 
     Raises:
         ValueError: a count is negative, not finite or beyond a billion.
@@ -56,11 +57,13 @@ class RequestNeeds:
     output_tokens: float
     least_tokens: int
     features: frozenset[str]
+    likely_tokens: float = 0.0
 
     def __post_init__(self) -> None:
         refuse_outside("input_tokens", self.input_tokens, 0, MOST_TOKENS)
         refuse_outside("output_tokens", self.output_tokens, 0, MOST_TOKENS)
         refuse_outside("least_tokens", self.least_tokens, 0, MOST_TOKENS)
+        refuse_outside("likely_tokens", self.likely_tokens, 0, 2 * MOST_TOKENS)
 
     def refusal(self, pool: PoolFacts) -> str | None:
         """Why the pool can never serve this, in words; None where it can."""
@@ -83,6 +86,7 @@ class Candidate:
 
     ``expected_microjoules`` is IT energy; ``energy_usd`` its price, ``facility_usd`` what PUE adds to that,
     ``carbon_usd`` the worth of the facility's grams, ``wait_usd`` and ``network_usd`` that of the seconds.
+    ``is_tight``: the request may be too long for it.
     """
 
     pool: str
@@ -94,6 +98,7 @@ class Candidate:
     network_usd: float
     wait_s: float
     is_set_aside: bool
+    is_tight: bool = False
 
     @property
     def score_usd(self) -> float:
@@ -115,8 +120,8 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Candidates cheapest first, those set aside after all others, ties by pool name; every other pool, by name,
-    with its reason. Rows are made anew each time they are read.
+    """Candidates cheapest first, those set aside after all others and those that are tight after these, ties by pool
+    name; every other pool, by name, with its reason. Rows are made anew each time they are read.
     """
 
     candidates: Sequence[Candidate]
@@ -136,10 +141,11 @@ def plan(needs: RequestNeeds, fleet: Fleet, live: LiveFigures, rates: ExchangeRa
     serves = _serves(needs, fleet, live)
     scores = _scores(needs, fleet, live, rates)
     which = np.flatnonzero(serves)
-    ranked = which[np.lexsort((fleet.name_rank[which], scores.score_usd[which], live.set_aside[which]))]
+    tight = ~fleet.holding(needs.likely_tokens)
+    ranked = which[np.lexsort((fleet.name_rank[which], scores.score_usd[which], live.set_aside[which], tight[which]))]
     refused = fleet.by_name[~serves[fleet.by_name]]
     return Plan(
-        candidates=_Rows(ranked, partial(_candidate, fleet, live, scores)),
+        candidates=_Rows(ranked, partial(_candidate, fleet, live, scores, tight)),
         rejections=_Rows(refused, partial(_rejection, needs, fleet, live)),
     )
 
@@ -228,7 +234,7 @@ def _scores(needs: RequestNeeds, fleet: Fleet, live: LiveFigures, rates: Exchang
     )
 
 
-def _candidate(fleet: Fleet, live: LiveFigures, scores: _Scores, place: int) -> Candidate:
+def _candidate(fleet: Fleet, live: LiveFigures, scores: _Scores, tight: Flags, place: int) -> Candidate:
     return Candidate(
         pool=fleet.names[place],
         expected_microjoules=scores.microjoules.item(place),
@@ -239,6 +245,7 @@ def _candidate(fleet: Fleet, live: LiveFigures, scores: _Scores, place: int) -> 
         network_usd=scores.network_usd.item(place),
         wait_s=live.wait_s.item(place),
         is_set_aside=live.set_aside.item(place),
+        is_tight=tight.item(place),
     )
 
 

@@ -44,11 +44,12 @@ def expected_waits_s(
 def remaining_wake_s(wake_s: float, waking_for_s: float | None) -> float:
     """What is left of a wake-up that takes ``wake_s`` and began so long ago, or hasn't begun (None).
 
-    One that takes longer than it should still isn't over: a tenth of it is always left.
+    One that takes longer than it should is expected to take as long again as it is late, and at least a tenth of the
+    usual: one that comes to nothing must not look as if it were about to end, and draw ever more requests.
     """
     if waking_for_s is None:
         return wake_s
-    return max(wake_s - waking_for_s, _LEAST_OF_OVERDUE * wake_s)
+    return max(abs(wake_s - waking_for_s), _LEAST_OF_OVERDUE * wake_s)
 
 
 class ServiceTimes:

@@ -65,7 +65,7 @@ class TierClassifier:
         self, weights: Mapping[str, tuple[float, float, float, float]], bias: Sequence[float], confidence: float
     ) -> None:
         """``confidence`` is the least probability that a tier is enough, in (0, 1)."""
-        self._weights = weights
+        self._weights = dict(weights)
         self._bias = tuple(bias)
         self._confidence = confidence
 
@@ -92,31 +92,39 @@ class TierClassifier:
     def of_text(self, text: str) -> Tier:
         """The tier of a prompt by its text alone."""
         probabilities, known = self.probabilities(features(text))
-        if known < _LEAST_KNOWN:
-            return Tier.L3
-        enough = 0.0
-        for tier, probability in zip(_TIERS, probabilities, strict=True):
-            enough += probability
-            if enough >= self._confidence:
-                return tier
-        return Tier.L3
+        return cheapest_enough(probabilities, known, self._confidence)
 
     def probabilities(self, names: Iterable[str]) -> tuple[tuple[float, ...], int]:
         """The probability of each tier, and how many words of the prompt the model knows."""
         a, b, c, d = self._bias
         known = 0
+        find = self._weights.get
         for name in names:
-            weight = self._weights.get(name)
+            weight = find(name)
             if weight is not None:
-                a += weight[0]
-                b += weight[1]
-                c += weight[2]
-                d += weight[3]
-                known += ":" not in name
+                first, second, third, fourth = weight
+                a += first
+                b += second
+                c += third
+                d += fourth
+                if ":" not in name:
+                    known += 1
         top = max(a, b, c, d)
         powers = (math.exp(a - top), math.exp(b - top), math.exp(c - top), math.exp(d - top))
         total = sum(powers)
         return tuple(power / total for power in powers), known
+
+
+def cheapest_enough(probabilities: Sequence[float], known: int, confidence: float) -> Tier:
+    """The cheapest tier that is enough with this confidence, if the model knows enough words of the prompt."""
+    if known < _LEAST_KNOWN:
+        return Tier.L3
+    enough = 0.0
+    for tier, probability in zip(_TIERS, probabilities, strict=True):
+        enough += probability
+        if enough >= confidence:
+            return tier
+    return Tier.L3
 
 
 def _floor(signs: TierSigns) -> Tier:
@@ -175,5 +183,7 @@ def parse_weights(data: bytes) -> TierClassifier:
         raise ValueError(f"{_WEIGHTS} is damaged (its digest doesn't match): install the package anew")
     if content["format"] != _FORMAT:
         raise ValueError(f"{_WEIGHTS} has format {content['format']}, this release reads {_FORMAT}")
+    if rest != _lines(content):
+        raise ValueError(f"{_WEIGHTS} is damaged (it isn't as it was written): install the package anew")
     weights = {name: (row[0], row[1], row[2], row[3]) for name, row in content["weights"].items()}
     return TierClassifier(weights, content["bias"], content["confidence"])

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Self
 
 from pydantic import SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
-from receipts.members import Count, Figure, Joules, StrictModel, Text, json_array
+from receipts.members import MAX_INTEGER, Count, Figure, Joules, StrictModel, Text, json_array
 
 MOST_CANDIDATES: Final = 3
 """Candidates on a receipt: the first of the plan, in its order."""
@@ -18,6 +18,8 @@ MOST_PIN_ENTRIES: Final = 32
 _MICROJOULES_PER_JOULE: Final = 10**6
 _PICOS_PER_USD: Final = 10**12
 _MOST_CHARACTERS: Final = 256
+# Up to here a double of joules tells which whole number of microjoules it was made from: 625 kWh.
+_MOST_MICROJOULES: Final = 2**51
 
 
 class Pins(StrictModel):
@@ -59,10 +61,14 @@ class CandidatePool(StrictModel):
         wait_usd: float,
         network_usd: float,
     ) -> Self:
-        """From the ranking's own figures, in microjoules and USD, each rounded to a whole small unit."""
+        """From the ranking's own finite figures, in microjoules and USD, each rounded to a whole small unit.
+
+        They are forecasts, and rates that somebody set: one past what a receipt can show stands as the most that it
+        can, for no request may fail by it.
+        """
         return cls(
             pool=pool,
-            expected_joules=round(expected_microjoules) / _MICROJOULES_PER_JOULE,
+            expected_joules=min(round(expected_microjoules), _MOST_MICROJOULES) / _MICROJOULES_PER_JOULE,
             energy_usd_picos=_picos(energy_usd),
             facility_usd_picos=_picos(facility_usd),
             carbon_usd_picos=_picos(carbon_usd),
@@ -153,4 +159,4 @@ class MayHavePlacement(StrictModel):
 
 
 def _picos(usd: float) -> int:
-    return round(usd * _PICOS_PER_USD)
+    return min(round(usd * _PICOS_PER_USD), MAX_INTEGER)

@@ -27,6 +27,11 @@ _INGRESS_ONGOING = 1000
 _QUEUED_PER_REPLICA = 200
 # How soon Ray Serve finds a dead replica, and puts another in its place; its own ten seconds are an outage.
 _LOOK_EVERY_S = 1.0
+# One that answers no look is given up after three in a row, each that long: a stopped process is out in ten seconds,
+# with Ray Serve's own thirty in ninety. What may hold the interpreter that long is behind it: a replica is looked at
+# once its engine has started, the engine computes in a process of its own, tokenizers let go of the lock, and the
+# largest body (10 MB) is read in a third of a second.
+_ANSWERS_LOOK_WITHIN_S = 3.0
 # A pool grows before it is full, so that the next replica is there when it is.
 _FULL_AT = 0.8
 _DEMAND_EVERY_S = 1.0
@@ -97,6 +102,7 @@ def application(
         num_replicas=ingress.replicas,
         max_ongoing_requests=_INGRESS_ONGOING,
         health_check_period_s=_LOOK_EVERY_S,
+        health_check_timeout_s=_ANSWERS_LOOK_WITHIN_S,
         ray_actor_options={"num_cpus": 0.1, **_on(ingress.label_selector)},
         **spread,
     )(ray_serve.ingress()(Ingress))
@@ -110,6 +116,7 @@ def _engine(pool: PoolDeployment, namespace: str) -> ray_serve.Application:
         max_queued_requests=_QUEUED_PER_REPLICA * pool.replicas.most,
         graceful_shutdown_timeout_s=pool.stop_within_s,
         health_check_period_s=_LOOK_EVERY_S,
+        health_check_timeout_s=_ANSWERS_LOOK_WITHIN_S,
         # An engine that cannot start cannot start: say why at once instead of after twenty tries.
         max_constructor_retry_count=1,
         ray_actor_options={

@@ -22,10 +22,13 @@ from serve.pool_health import PoolHealth
 from serve.pools import Pool
 from serve.request_context import AskedRequest
 from serve.seam import Seam, why_not_resumable
+from serve.sent_events import SentEvents
 
 _LOG = logging.getLogger(__name__)
 _MICROJOULES_PER_JOULE = 10**6
 _RETRY_AFTER_S = 2
+MOST_KEPT_BYTES = 8 * 1024 * 1024
+"""Of one stream, compressed; a hundred thousand tokens and more, with their log probabilities."""
 _STATUSES = {
     "queue full": HTTPStatus.SERVICE_UNAVAILABLE,
     "unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
@@ -121,11 +124,12 @@ def next_pool(
     """Where the next attempt goes; None when there is none.
 
     First each candidate in turn; then again those that failed and weren't full, for they may have other replicas or
-    new ones. The first attempt goes where the plan says; after it, those that are doubtful at this moment come last
-    among those that were tried as often: their client has waited already. An answer that a client has the beginning
-    of (``answering`` gave it) goes on only where the same revision of the same model runs.
+    new ones. One that was full ran nothing, and is none of the ``most``. The first attempt goes where the plan says;
+    after it, those that are doubtful at this moment come last among those that were tried as often: their client has
+    waited already. An answer that a client has the beginning of (``answering`` gave it) goes on only where the same
+    revision of the same model runs.
     """
-    if len(tried) >= most:
+    if sum(not each.is_full for each in tried) >= most:
         return None
     if not tried:
         return next(iter(pools), None)
@@ -142,7 +146,10 @@ def _generates_alike(pool: Pool, other: Pool) -> bool:
 
 
 class Attempts:
-    """Runs requests: at most ``most`` attempts for each. ``clock`` counts seconds and never goes back."""
+    """Runs requests: at most ``most`` attempts for each, and one more for each pool that is full.
+
+    ``clock`` counts seconds and never goes back.
+    """
 
     def __init__(
         self,
@@ -154,13 +161,16 @@ class Attempts:
         deadlines: Deadlines,
         most: int,
         clock: Callable[[], float],
+        most_kept_bytes: int = MOST_KEPT_BYTES,
     ) -> None:
+        """A stream is resumed as long as keeping what was sent of it takes no more than ``most_kept_bytes``."""
         self._dispatch = dispatch
         self._load = load
         self._lessons = lessons
         self._health = health
         self._deadlines = deadlines
         self._most = most
+        self._most_kept_bytes = most_kept_bytes
         self._clock = clock
 
     async def items(self, job: Job) -> AsyncGenerator[Begun | Payload | Settled, None]:
@@ -172,7 +182,7 @@ class Attempts:
             RequestRefused: the request is wrong, or no attempt gave the whole answer; where its client has some of it
                 already, the message says that it broke off.
         """
-        course = _Course(job, self._most)
+        course = _Course(job, self._most, self._most_kept_bytes)
         try:
             while True:
                 pool = course.next_pool(self._is_doubtful)
@@ -220,13 +230,14 @@ class Attempts:
 class _Course:
     """How far one request has come."""
 
-    def __init__(self, job: Job, most: int) -> None:
+    def __init__(self, job: Job, most: int, most_kept_bytes: int) -> None:
         self.job = job
         self.attempts: list[Attempt] = []
         self.answering: Pool | None = None
-        self.sent: list[bytes] = []
+        self.sent = SentEvents()
         self.delivered: list[int] = []
         self._most = most
+        self._most_kept_bytes = most_kept_bytes
         self._tried: list[Tried] = []
         self._unresumable = why_not_resumable(job.request.body) if job.request.stream else None
 
@@ -244,7 +255,11 @@ class _Course:
     def send(self, data: bytes) -> Payload:
         """An event goes to the client; it is remembered where the answer could be resumed."""
         if self._unresumable is None:
-            self.sent.append(data)
+            self.sent.add(data)
+            if self.sent.kept_bytes > self._most_kept_bytes:
+                self._unresumable = "too much of it was sent to keep it all"
+                self.sent = SentEvents()
+                self.delivered.clear()
         return Payload(data)
 
     def deliver(self, token_ids: tuple[int, ...]) -> None:
@@ -323,7 +338,7 @@ class _Visit(AbstractContextManager["_Visit"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if isinstance(error, AttemptFailed) and not error.is_full:
+        if isinstance(error, AttemptFailed) and error.is_pools:
             self._health.failed(self._pool)
         elif self._is_probe:
             self._health.left(self._pool)
@@ -335,7 +350,8 @@ def _teach(lessons: Lessons, job: Job, pool: Pool, settled: Settled, *, is_resum
     receipt = json.loads(settled.receipt)
     joules, tokens = receipt["energy"]["total_joules"], receipt["workload"]["tokens"]
     microjoules = None if joules is None else round(joules * _MICROJOULES_PER_JOULE)
-    lessons.learn(pool.key, tokens["input"], tokens["output"], microjoules)
+    # What was cached drew next to nothing, and would teach that reading a prompt does.
+    lessons.learn(pool.key, tokens["input"] - tokens["cached"], tokens["output"], microjoules)
     if job.request.choices == 1 and not is_resumed:
         lessons.learn_length(job.asked.tier, tokens["output"], job.request.max_tokens)
 
@@ -375,22 +391,20 @@ async def _streamed(
     course: _Course, pool: Pool, items: AsyncGenerator[ReplicaItem, None], visit: _Visit
 ) -> AsyncGenerator[Begun | Payload | Settled, None]:
     """The events of a stream, without those that its client has from an earlier attempt."""
-    seam = None if course.answering is None else Seam(course.sent)
+    seam = None if course.answering is None else Seam(tuple(course.sent))
     started: Started | None = None
     with visit:
         async with aclosing(items):
             async for item in items:
                 if isinstance(item, Payload):
+                    rest = (item.data,) if seam is None else await _beyond(seam, item.data, items)
                     course.deliver(item.token_ids)
-                    if seam is not None:
-                        for event in await _beyond(seam, item.data, items):
-                            yield course.send(event)
-                        continue
                     if course.answering is None:
                         assert started is not None, "a replica answered before it had started"
                         course.answering = pool
                         yield Begun(pool=pool, started=started)
-                    yield course.send(item.data)
+                    for event in rest:
+                        yield course.send(event)
                 elif isinstance(item, Started):
                     visit.begun()
                     started = item

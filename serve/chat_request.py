@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
+from placement.fleet import MOST_TOKENS
 from placement.tiers import TierSigns
 from serve.errors import RequestRefused
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
 AUTO_MODEL = "auto"
 _MAX_CHOICES = 128
-_CHARACTERS_PER_TOKEN = 4
 _MOST_CHARACTERS_PER_TOKEN = 16
 
 
@@ -47,12 +47,10 @@ class ChatRequest:
 
     @property
     def least_tokens(self) -> int:
-        """Tokens that the prompt has at the very least: no tokenizer packs more characters into one on average."""
-        return self.prompt_characters // _MOST_CHARACTERS_PER_TOKEN
-
-    def expected_tokens(self, default_output_tokens: int) -> int:
-        """Input and output tokens to reckon with when ranking; a forecast, not a limit."""
-        return self.prompt_characters // _CHARACTERS_PER_TOKEN + (self.max_tokens or default_output_tokens)
+        """What a model's context must hold, or its engine refuses the request: the prompt with one token after it (no
+        tokenizer packs more characters into a token on average), and ``max_tokens`` alone.
+        """
+        return max(self.prompt_characters // _MOST_CHARACTERS_PER_TOKEN + 1, self.max_tokens or 0)
 
 
 async def read_body(chunks: AsyncIterable[bytes], content_length: str | None) -> bytes:
@@ -130,7 +128,7 @@ def parse_chat(body: dict[str, Any], body_bytes: int) -> ChatRequest:
     if options is not None and not stream:
         raise _wrong("stream_options", "is only allowed when stream is true")
     choices = _check_count(body, "n", _MAX_CHOICES)
-    limits = [_check_count(body, name, None) for name in ("max_completion_tokens", "max_tokens")]
+    limits = [_check_count(body, name, MOST_TOKENS) for name in ("max_completion_tokens", "max_tokens")]
     max_tokens = next((limit for limit in limits if limit is not None), None)
     texts, has_images = _read_messages(body.get("messages"))
     prompt_characters = sum(map(len, texts))
@@ -178,12 +176,12 @@ def _text(message: Mapping[str, Any]) -> str:
     return content or ""
 
 
-def _check_count(body: Mapping[str, Any], name: str, most: int | None) -> int | None:
+def _check_count(body: Mapping[str, Any], name: str, most: int) -> int | None:
     value = body.get(name)
     if value is None:
         return None
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1 or (most is not None and value > most):
-        raise _wrong(name, "must be a whole number of at least 1" + (f" and at most {most}" if most else ""))
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise _wrong(name, f"must be a whole number of at least 1 and at most {most}")
     return value
 
 

@@ -6,7 +6,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
-from serve.messages import Payload, ReplicaItem
+from serve.messages import Payload, ReplicaItem, Working
+from serve.signs_of_work import SIGN_EVERY_S
 
 _Item = TypeVar("_Item")
 
@@ -26,16 +27,20 @@ class Deadlines:
 
     @property
     def stalled_s(self) -> float:
-        """Past this, an engine that gives nothing while it has requests is no longer taken for a busy one."""
+        """Past this, an engine that gives nothing and computes nothing while it has requests has stalled."""
         return max(self.first_token_s, self.between_tokens_s)
 
     def limit(self, last: ReplicaItem | None, *, is_stream: bool, wake_s: float) -> float:
-        """Seconds for the item after ``last``; the first one's include what its pool needs to wake up."""
+        """Seconds for the item after ``last``; the first one's include what its pool needs to wake up.
+
+        A sign of work tells of its tokens up to `SIGN_EVERY_S` late.
+        """
         if last is None:
             return self.first_token_s + wake_s
         if isinstance(last, Payload) and last.is_last(is_stream=is_stream):
             return BOOKED_WITHIN_S
-        return self.between_tokens_s
+        by_signs = not is_stream or isinstance(last, Working)
+        return self.between_tokens_s + (SIGN_EVERY_S if by_signs else 0.0)
 
 
 async def within(

@@ -82,7 +82,7 @@ class ServeDispatch:
                 raise end from broken
             yield end
         else:
-            raise await self._given_up(request_id, context, _CutShort())
+            raise await self._given_up(attempt, _CutShort())
         finally:
             items.cancel()
 
@@ -95,11 +95,12 @@ class ServeDispatch:
             if receipt is not None:
                 _LOG.warning("the receipt of %s came from its meter: %s", attempt.request_id, type(broken).__name__)
                 return Settled(receipt)
-        return await self._given_up(attempt.request_id, attempt.context, broken)
+        return await self._given_up(attempt, broken)
 
-    async def _given_up(self, request_id: str, context: bytes, broken: Exception) -> AttemptFailed:
+    async def _given_up(self, attempt: "_Attempt", broken: Exception) -> AttemptFailed:
         """The failure, with what became of the attempt; every host is asked, for which of them has it isn't known."""
         outcome, message = _failure(broken)
+        request_id, context = attempt.request_id, attempt.context
         answers = await self._ask(lambda meter: meter.give_up.remote(request_id, context))
         told = [each for each in answers or () if isinstance(each, GivenUp)]
         drawn = [each.energy_microjoules for each in told if each.energy_microjoules is not None]
@@ -112,6 +113,7 @@ class ServeDispatch:
             is_charged=any(each.is_charged for each in told),
             may_be_charged=not was_heard,
             energy_microjoules=sum(drawn) if drawn else None,
+            is_whole=attempt.is_whole,
         )
 
     async def _settle(self, request_id: str, replica: str, context: bytes) -> bytes | None:

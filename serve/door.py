@@ -156,7 +156,8 @@ class Door:
             price_version=self._price.version,
             carbon=self._carbon,
         )
-        hold = await self._holds.place(account, request_id, most_usd_picos(request, map(self._cost, pools)))
+        with self._planner.expecting(pools[0].key):
+            hold = await self._holds.place(account, request_id, most_usd_picos(request, map(self._cost, pools)))
         items = self._attempts.items(Job(asked=asked, request=request, pools=pools, hold=hold))
         begun = await anext(items)
         assert isinstance(begun, Begun), f"an answer's first item was {type(begun).__name__}"
@@ -179,12 +180,13 @@ class Door:
 
 def _nowhere(plan: Plan) -> RequestRefused:
     """No pool serves the request: 503 where one could at another moment, else 422."""
-    rejections = plan.rejections
+    # Those that may come back come first: of a thousand refusals they are the ones to know of.
+    rejections = sorted(plan.rejections, key=lambda each: not each.is_for_now)
     reasons = [f"{each.pool}: {each.reason}" for each in rejections[:_REASONS_TOLD]]
     if len(rejections) > _REASONS_TOLD:
         reasons.append(f"and {len(rejections) - _REASONS_TOLD} more")
     told = "; ".join(reasons)
-    if any(each.is_for_now for each in rejections):
+    if rejections and rejections[0].is_for_now:
         return RequestRefused(
             HTTPStatus.SERVICE_UNAVAILABLE,
             f"no pool can serve this request now: {told}",

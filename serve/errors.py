@@ -59,7 +59,8 @@ class AttemptFailed(ServeError):
 
     ``is_charged``: it was settled as one that ran, so no other may run; its receipt is there or comes later.
     ``may_be_charged``: that, or it isn't known. ``energy_microjoules`` is what it drew, None where that isn't known.
-    ``is_full``: the pool's queue is, and it took nothing in.
+    ``is_full``: the pool's queue is, and it took nothing in. ``is_whole``: only the receipt of its answer was missing,
+    which the meter and the ledger make.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class AttemptFailed(ServeError):
         may_be_charged: bool = False,
         energy_microjoules: int | None = None,
         is_full: bool = False,
+        is_whole: bool = False,
     ) -> None:
         super().__init__(message)
         self.outcome = outcome
@@ -78,3 +80,9 @@ class AttemptFailed(ServeError):
         self.may_be_charged = may_be_charged or is_charged
         self.energy_microjoules = energy_microjoules
         self.is_full = is_full
+        self.is_whole = is_whole
+
+    @property
+    def is_pools(self) -> bool:
+        """Whether it speaks against the pool: a full one is at work, and one whose answer was whole did its part."""
+        return not (self.is_full or self.is_whole)

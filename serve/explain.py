@@ -105,6 +105,7 @@ def _candidate(rank: int, candidate: Candidate, pool: Pool) -> dict[str, Any]:
             "network": candidate.network_usd,
         },
         "is_set_aside": candidate.is_set_aside,
+        "is_tight": candidate.is_tight,
     }
 
 

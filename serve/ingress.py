@@ -63,7 +63,7 @@ class Ingress:
         keep_to_loopback()
         made = compose(ServeDispatch(pools, meters), Holds(RayHoldLedger(ledger)))
         planner, app_name = made.door.planner, ray_serve.get_replica_context().app_name
-        look = ServeLook(app_name, made.door.pools, made.selectors, made.nodes)
+        look = ServeLook(app_name, made.door.pools, made.selectors, made.nodes, meters=meters)
         watch = PoolWatch(planner, look, next_to_wake=planner.next_to_wake, wake=PoolWaker(planner, pools).wake)
         self._app = build_app(
             made.door,
@@ -206,7 +206,7 @@ class _Routes:
         """Answer one chat completion, streaming or unary, with its joules."""
         account = await self.account(request)
         tag = _customer_tag(request)
-        pins = self._pins.of(account, request.headers.get(REGION_HEADER))
+        pins = self._pins.of(account, request.headers.getlist(REGION_HEADER))
         body = await read_body(request.stream(), request.headers.get("content-length"))
         chat = parse_chat(parse_json_object(body), len(body))
         answer = await self._door.answer(request.state.request_id, account, tag, chat, pins)

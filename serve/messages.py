@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-DONE = b"data: [DONE]\n\n"
+EVENT_END = b"\n\n"
+"""The blank line that ends each event of a stream, and is nowhere inside one."""
+
+DONE = b"data: [DONE]" + EVENT_END
 """The event that ends a stream."""
 
 

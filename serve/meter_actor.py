@@ -5,6 +5,7 @@ until the ledger has acknowledged it, whoever has died meanwhile.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -60,6 +61,10 @@ class MeterActor:
     def card(self) -> MeterCard:
         """How a replica reaches and describes this meter."""
         return self._card
+
+    def detected(self) -> tuple[str, str]:
+        """The id of the Ray node that it is on, and the silicon of its host."""
+        return str(ray.get_runtime_context().get_node_id()), self._card.silicon
 
     def notes(self) -> tuple[str, ...]:
         """How energy is measured on this host and why not better, a line each."""
@@ -198,7 +203,11 @@ def meters_by_host(namespace: str) -> dict[str, ActorHandle[Any]]:
     ours = sorted(
         each["name"] for each in named if each["namespace"] == namespace and each["name"].startswith(_ACTOR_PREFIX)
     )
-    return {name.removeprefix(_ACTOR_PREFIX): ray.get_actor(name, namespace=namespace) for name in ours}
+    found = {}
+    for name in ours:
+        with contextlib.suppress(ValueError):  # it died since it was listed
+            found[name.removeprefix(_ACTOR_PREFIX)] = ray.get_actor(name, namespace=namespace)
+    return found
 
 
 def start_meter(node_id: str, host: str, build: BuildMeter, namespace: str) -> ActorHandle[Any]:

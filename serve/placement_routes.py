@@ -30,7 +30,7 @@ class PlacementRoutes:
         It is a plan also where no pool is left: then there is no candidate, and each pool's reason.
         """
         account = await self._account(request)
-        pins = self._pins.of(account, request.headers.get(REGION_HEADER))
+        pins = self._pins.of(account, request.headers.getlist(REGION_HEADER))
         body = await read_body(request.stream(), request.headers.get("content-length"))
         chat = parse_chat(parse_json_object(body), len(body))
         return explanation_object(self._door.explain(chat, pins), self._door.pools)

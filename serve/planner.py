@@ -1,6 +1,7 @@
 """The live side of `plan`: keeps the figures that it needs of every pool, and asks it for each request."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Protocol
@@ -9,7 +10,7 @@ import numpy as np
 
 from clusters.grid import CarbonFeed
 from placement.energy_rates import EnergyRates, TokenRates
-from placement.fleet import Floats
+from placement.fleet import Flags, Floats
 from placement.output_lengths import OutputLengths
 from placement.pins import Pins
 from placement.plan import ExchangeRates, Fleet, LiveFigures, Plan, PoolFacts, RequestNeeds, plan
@@ -21,14 +22,15 @@ from serve.pool_loads import PoolLoads
 from serve.pools import Pool
 
 _CHARACTERS_PER_TOKEN = 4
+_FEW_CHARACTERS_PER_TOKEN = 3  # as text has that is not English, or code
 _GRID_FRESH_FOR_S = 1.0
 
 
 class Health(Protocol):
     """Which pools failed lately."""
 
-    def is_set_aside(self, pool: str) -> bool:
-        """Whether it is tried only after all others."""
+    def set_aside(self) -> Collection[str]:
+        """Those that are tried only after all others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,7 @@ class Planner:
     ) -> None:
         """``clock`` is in seconds, monotonic; there are ``ingresses`` like this one. No pool, no planner."""
         self._pools = list(pools.values())
+        self._place_of = {pool.key: place for place, pool in enumerate(self._pools)}
         self._models = tuple(sorted({pool.model for pool in self._pools}))
         self._fleet = Fleet([_facts(pool) for pool in self._pools])
         self._carbon = carbon
@@ -118,18 +121,29 @@ class Planner:
                 "model",
             )
         model = None if request.is_auto else request.model
+        each = self._lengths.expected(tier, request.max_tokens)
         return RequestNeeds(
             pins=Pins(model=model, region=pins.region, residency=pins.residency, operators=pins.operators),
             tier=tier,
             input_tokens=request.prompt_characters / _CHARACTERS_PER_TOKEN,
-            output_tokens=request.choices * self._lengths.expected(tier, request.max_tokens),
+            output_tokens=request.choices * each,
             least_tokens=request.least_tokens,
             features=request.features,
+            likely_tokens=request.prompt_characters / _FEW_CHARACTERS_PER_TOKEN + each,
         )
 
     def took(self, pool: str) -> None:
         """An attempt goes to it."""
         self._loads.took(pool)
+
+    @contextmanager
+    def expecting(self, pool: str) -> Iterator[None]:
+        """An attempt is about to go to it: requests that are planned meanwhile find it counted already."""
+        self.took(pool)
+        try:
+            yield
+        finally:
+            self.gave_back(pool, None)
 
     def gave_back(self, pool: str, service_s: float | None) -> None:
         """The attempt is over; ``service_s`` from its first item to its last when it finished, else None."""
@@ -213,8 +227,14 @@ class Planner:
             microjoules_per_output_token=self._energy.microjoules_per_output_token,
             wait_s=waits_s,
             unavailable=self._unavailable,
-            set_aside=list(map(self._health.is_set_aside, self._fleet.names)),
+            set_aside=self._set_aside(),
         )
+
+    def _set_aside(self) -> Flags:
+        aside = np.zeros(len(self._pools), dtype=np.bool_)
+        for pool in self._health.set_aside():
+            aside[self._place_of[pool]] = True
+        return aside
 
     def _grid_now(self) -> Floats:
         """Every pool's intensity, read from the feed once a second at most and once for each zone."""

@@ -32,6 +32,10 @@ class PoolHealth:
         record = self._failing.get(pool)
         return record is not None and (record.is_probed or self._clock() < record.until_s)
 
+    def set_aside(self) -> list[str]:
+        """Every pool that is set aside at this moment."""
+        return [pool for pool in self._failing if self.is_set_aside(pool)]
+
     def probe(self, pool: str) -> bool:
         """An attempt on it begins; whether that is the pool's probe.
 

@@ -7,13 +7,14 @@ import numpy as np
 
 from placement.fleet import Floats
 from placement.queueing import ServiceTimes, expected_waits_s, remaining_wake_s
+from placement.running_mean import RunningMean
 from serve.pools import Pool
 
 SERVICE_PRIOR_S = 10.0
 """A request's time until a pool's first answers teach better; an answer of some hundred tokens on a small machine."""
 
-_NEWEST_WAKING = 0.5
-"""Wakings are few and much alike: the last three are most of what is known."""
+_WAKE_SETTING_COUNTS_AS = 2
+"""Wakings are few: a handful must count for more than the setting does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,7 @@ class PoolLoads:
         self._wanted = [pool.least_replicas for pool in pools]
         self._max_ongoing = np.array([pool.max_ongoing for pool in pools], dtype=np.float64)
         self._services = ServiceTimes({pool.key: SERVICE_PRIOR_S for pool in pools})
+        self._wakes = [RunningMean(pool.wake_s, prior_counts_as=_WAKE_SETTING_COUNTS_AS) for pool in pools]
         self._wakes_s = np.array([pool.wake_s for pool in pools], dtype=np.float64)
         self._waking_since: dict[int, float] = {}
 
@@ -61,9 +63,7 @@ class PoolLoads:
         self._in_flight[place] -= 1
         if service_s is not None:
             self._services.observe(pool, service_s)
-        if self._in_flight[place] == 0 and self._wanted[place] == 0:
-            # Nobody waits for it any more, and nothing had begun to start.
-            self._waking_since.pop(place, None)
+        self._forget_idle_waking(place)
 
     def see(self, running: Mapping[str, int], wanted: Mapping[str, int]) -> None:
         """Replicas that run, and that are wanted, by pool. A pool that has woken teaches how long that took."""
@@ -74,9 +74,17 @@ class PoolLoads:
             if self._running[place] > 0:
                 began = self._waking_since.pop(place, None)
                 if began is not None:
-                    self._wakes_s[place] += _NEWEST_WAKING * (now - began - self._wakes_s[place])
+                    self._wakes[place].observe(now - began)
+                    self._wakes_s[place] = self._wakes[place].mean
             elif self._wanted[place] > 0:
                 self._waking_since.setdefault(place, now)
+            else:
+                self._forget_idle_waking(place)
+
+    def _forget_idle_waking(self, place: int) -> None:
+        """Nobody waits for it any more, and nothing is starting: the next waking begins anew."""
+        if self._in_flight[place] == 0 and self._wanted[place] == 0:
+            self._waking_since.pop(place, None)
 
     @property
     def has_sleepers(self) -> bool:

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
 _LOG = logging.getLogger(__name__)
+_PATIENCE = 3.0
+"""How many times the usual a waking may take: one that waited for good would ask for a replica for good."""
 
 
 class Bookkeeping(Protocol):
@@ -19,6 +21,9 @@ class Bookkeeping(Protocol):
 
     def gave_back(self, pool: str, service_s: float | None) -> None:
         """One less."""
+
+    def wake_s(self, pool: str) -> float:
+        """Seconds that a waking takes."""
 
 
 class PoolWaker:
@@ -37,10 +42,13 @@ class PoolWaker:
     async def _ask(self, pool: str) -> None:
         _LOG.info("waking %s: every pool that ranks before it is full", pool)
         self._bookkeeping.took(pool)
+        answer = self._handles[pool].check_health.remote()
         try:
-            await self._handles[pool].check_health.remote()
+            async with asyncio.timeout(_PATIENCE * self._bookkeeping.wake_s(pool)):
+                await answer
         except Exception as error:  # noqa: BLE001 - a pool that doesn't wake is the watch's to report
             _LOG.warning("%s did not wake: %s", pool, type(error).__name__)
         finally:
+            answer.cancel()  # type: ignore[no-untyped-call]
             self._bookkeeping.gave_back(pool, None)
             del self._waking[pool]

@@ -27,11 +27,15 @@ class DeploymentState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolsSeen:
-    """One look: replicas that run, and that are wanted (running or coming), by pool; why others cannot serve now."""
+    """One look: replicas that run, and that are wanted (running or coming), by pool; why others cannot serve now.
+
+    ``unavailable`` is for clients and their receipts; ``details`` may name nodes, files and addresses, for operators.
+    """
 
     running: Mapping[str, int]
     wanted: Mapping[str, int]
     unavailable: Mapping[str, str]
+    details: Mapping[str, str]
 
 
 class PoolsView(Protocol):
@@ -61,6 +65,7 @@ class PoolWatch:
         self._next_to_wake = next_to_wake
         self._wake = wake
         self._is_blind = False
+        self._told: Mapping[str, str] = {}
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -72,6 +77,7 @@ class PoolWatch:
         """One look. The controller may be away while it restarts: what was seen last stays."""
         try:
             seen = await asyncio.to_thread(self._look)
+            self._tell(seen.details)
             self._view.see(seen.running, seen.unavailable, seen.wanted)
             if (pool := self._next_to_wake()) is not None:
                 self._wake(pool)
@@ -80,6 +86,12 @@ class PoolWatch:
             if not self._is_blind:
                 _LOG.warning("the pools can't be seen now: %s", type(error).__name__, exc_info=True)
             self._is_blind = True
+
+    def _tell(self, details: Mapping[str, str]) -> None:
+        for pool, detail in details.items():
+            if self._told.get(pool) != detail:
+                _LOG.warning("%s can't serve: %s", pool, detail)
+        self._told = details
 
 
 def pools_seen(
@@ -92,14 +104,18 @@ def pools_seen(
     running: dict[str, int] = {}
     wanted: dict[str, int] = {}
     unavailable: dict[str, str] = {}
+    details: dict[str, str] = {}
     for key, pool in pools.items():
         state = deployments.get(deployment_name(key))
         running[key] = 0 if state is None else state.running
         wanted[key] = 0 if state is None else state.running + state.coming
-        reason = nodes.why_unavailable(selectors[key]) or _trouble(pool, state)
-        if reason is not None:
-            unavailable[key] = reason
-    return PoolsSeen(running=running, wanted=wanted, unavailable=unavailable)
+        if (without_node := nodes.why_unavailable(selectors[key])) is not None:
+            unavailable[key], details[key] = "no node that may carry it is there and accepted", without_node
+        elif (trouble := _trouble(pool, state)) is not None:
+            unavailable[key] = trouble
+            if state is not None and state.message:
+                details[key] = f"{trouble}: {_last_line(state.message)}"
+    return PoolsSeen(running=running, wanted=wanted, unavailable=unavailable, details=details)
 
 
 def _trouble(pool: Pool, state: DeploymentState | None) -> str | None:
@@ -108,5 +124,9 @@ def _trouble(pool: Pool, state: DeploymentState | None) -> str | None:
     if state.running or state.coming:
         return None
     if state.status in _BROKEN:
-        return f"its replicas do not start: {state.message.strip().rpartition(chr(10))[2] or 'no reason given'}"
+        return "its replicas do not start"
     return None if pool.least_replicas == 0 else "none of its replicas runs"
+
+
+def _last_line(message: str) -> str:
+    return message.strip().rpartition("\n")[2]

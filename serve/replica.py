@@ -14,6 +14,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
 from clusters.silicon_kinds import SiliconKind, check_silicon
+from metering.calibration import ReplicaWork
 from metering.metered_replica import ReplicaRegistration
 from serve.deadlines import Deadlines
 from serve.engine_silence import EngineSilence
@@ -25,6 +26,8 @@ from serve.meter_actor import meter_of_this_host
 from serve.routing_stats import RoutingStats
 
 _Answer = TypeVar("_Answer")
+# Within the time that Ray Serve gives a look at the replica (`serve.application`), or a meter away would end it.
+_METER_ANSWERS_WITHIN_S = 2.0
 
 
 class EngineReplica:
@@ -56,14 +59,22 @@ class EngineReplica:
         self._engine: Engine = await spec.start(self._card.socket_path, self._replica)
 
     async def check_health(self) -> None:
-        """Ray Serve's probe: a dead engine, or one that has stopped giving anything, gets the replica replaced.
+        """Ray Serve's probe: a dead engine, or one that gives and computes nothing more, gets the replica replaced.
 
         Raises:
             EngineBroke: it is alive and silent; what a dead one raises is its own.
         """
         await self._engine.check()
-        if (silent_s := self._silence.seconds) > self._stalled_s:
-            raise EngineBroke(f"its requests have got nothing for {silent_s:.0f} s")
+        await self._silence.check(self._stalled_s, self._count_steps)
+
+    async def _count_steps(self) -> int | None:
+        """What the meter has seen the engine compute; None where it is away, which tells nothing of the engine."""
+        try:
+            async with asyncio.timeout(_METER_ANSWERS_WITHIN_S):
+                work: ReplicaWork = await self._meter.work.remote(self._replica)
+        except (RayError, TimeoutError):
+            return None
+        return work.steps
 
     def record_routing_stats(self) -> dict[str, float]:
         """Ray Serve asks for it each second, and tells the pool's routers when it has changed."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SHARED = HERE.parents[2] / "shared" / "data" / "tiers" / "prompts.jsonl"
+_BACKGROUND = HERE / "no_task.tsv"
 _SLOT = re.compile(r"\{([psPx])(?::([a-z]+))?\}")
 _MATERIAL = re.compile(r"\{\+(.+)\}$")
 _COPIES = 4
@@ -60,10 +61,24 @@ class Example:
     weight: float
 
 
+def read_background() -> list[Example]:
+    """Material under words that name no cheap task: part of every fit and judged nowhere.
+
+    Without it length alone would pass for a summary.
+    """
+    return list(_read_templates(_BACKGROUND, _read_passages()))
+
+
+def _read_passages() -> Mapping[str, Sequence[str]]:
+    passages: dict[str, list[str]] = json.loads((HERE / "passages.json").read_text(encoding="utf-8"))
+    return passages
+
+
 def read_examples() -> dict[str, list[Example]]:
     """Every source that is there, by name; the prompts under shared/ are missing in a checkout without it."""
-    passages = json.loads((HERE / "passages.json").read_text(encoding="utf-8"))
-    sources = {path.stem: list(_read_templates(path, passages)) for path in sorted(HERE.glob("*.tsv"))}
+    passages = _read_passages()
+    paths = [path for path in sorted(HERE.glob("*.tsv")) if path != _BACKGROUND]
+    sources = {path.stem: list(_read_templates(path, passages)) for path in paths}
     if SHARED.exists():
         for example in _read_shared():
             sources.setdefault(example.source, []).append(example)

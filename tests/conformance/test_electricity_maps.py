@@ -4,6 +4,7 @@ They lie in `electricity_maps/`: the API reference's example, one in its shape f
 users of the service quote it. Nothing was recorded here: there is no key.
 """
 
+import contextlib
 import json
 import logging
 import threading
@@ -34,10 +35,11 @@ class Service:
     body: bytes = b"{}"
     headers: dict[str, str] = field(default_factory=dict)
     delay_s: float = 0.0
+    byte_every_s: float | None = None
     asked: list[tuple[str, dict[str, list[str]], str | None]] = field(default_factory=list)
 
     def client(self) -> ElectricityMapsClient:
-        return ElectricityMapsClient(self.url, _KEY, wall_clock_s=lambda: _NOW)
+        return ElectricityMapsClient(self.url, _KEY, wall_clock_s=lambda: _NOW, answers_within_s=0.5)
 
     def plays(self, name: str, status: int = 200, **headers: str) -> "Service":
         self.body, self.status = (_ANSWERS / name).read_bytes(), status
@@ -59,7 +61,13 @@ def service() -> Iterator[Service]:
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(state.body)))
             self.end_headers()
-            self.wfile.write(state.body)
+            if state.byte_every_s is None:
+                self.wfile.write(state.body)
+                return
+            with contextlib.suppress(OSError):  # the client hangs up
+                for byte in state.body:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(state.byte_every_s)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -128,6 +136,8 @@ def test_a_rate_limit_says_how_long_to_wait(service, retry_after, waits_s):
         ({"zone": "US-CAR-DUK"}, "answered for 'US-CAR-DUK' instead of DE"),
         ({"carbonIntensity": None}, "no figure for DE"),
         ({"carbonIntensity": -1}, "carbonIntensity"),
+        ({"carbonIntensity": 1e300}, "carbonIntensity"),
+        ({"datetime": "0001-01-01T00:00:00+14:00"}, "year 1"),
         ({"carbonIntensity": "322"}, "carbonIntensity"),
         ({"carbonIntensity": True}, "carbonIntensity"),
         ({"isEstimated": "no"}, "isEstimated"),
@@ -157,8 +167,17 @@ def test_nobody_there_is_passing(service, caplog):
     assert _KEY not in caplog.text
 
 
-def test_a_key_that_is_no_header_is_not_shown():
-    client = ElectricityMapsClient("http://127.0.0.1:9/v3", _KEY + "\n", wall_clock_s=lambda: _NOW)
+def test_an_answer_that_trickles_in_is_not_waited_for(service):
+    service.plays("latest-DE.json").byte_every_s = 0.1
+    began = time.monotonic()
+    with pytest.raises(NoFigure, match="does not answer: TimeoutError"):
+        service.client().latest("DE")
+    assert time.monotonic() - began < len(service.body) * service.byte_every_s / 2
+
+
+@pytest.mark.parametrize("letter", ["\n", "\u2026"])
+def test_a_key_that_is_no_header_is_not_shown(letter):
+    client = ElectricityMapsClient("http://127.0.0.1:9/v3", _KEY + letter, wall_clock_s=lambda: _NOW)
     with pytest.raises(NoFigure) as refused:
         client.latest("DE")
     assert _KEY not in str(refused.value)

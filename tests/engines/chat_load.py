@@ -19,6 +19,7 @@ _HANGS_UP_AFTER_EVENTS: Final = (1, 12)
 _THINKS_S: Final = (0.02, 0.15)
 _AFTER_A_FAILURE_S: Final = 0.2
 _TIMEOUT_S: Final = 60.0
+_DETAIL_CHARACTERS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,19 +59,28 @@ class ChatClient:
 
     def ask(self, customer: Customer, kind: str, words: int, hang_up_after: int = 0) -> Exchange:
         """Any failure is an outcome, none is raised."""
+        body = {"model": "auto", "messages": [{"role": "user", "content": "word " * words}]}
+        return self.send(customer, kind, body, words=words, hang_up_after=hang_up_after)
+
+    def send(
+        self,
+        customer: Customer,
+        kind: str,
+        body: Mapping[str, Any],
+        *,
+        words: int,
+        headers: Mapping[str, str] | None = None,
+        hang_up_after: int = 0,
+    ) -> Exchange:
+        """As `ask`, with this body and these headers; at most ``words`` tokens may be billed for it."""
         begun = Exchange(
             kind=kind, account=customer.account, words=words, begun_s=time.monotonic(), ended_s=0, outcome="no answer"
         )
-        body = {
-            "model": "auto",
-            "messages": [{"role": "user", "content": "word " * words}],
-            "stream": kind != "unary",
-        }
         try:
             with requests.post(
                 self._url,
-                json=body,
-                headers={"Authorization": f"Bearer {customer.key}"},
+                json={**body, "stream": kind != "unary"},
+                headers={"Authorization": f"Bearer {customer.key}", **(headers or {})},
                 stream=True,
                 timeout=_TIMEOUT_S,
             ) as response:
@@ -84,7 +94,9 @@ def _read(begun: Exchange, response: requests.Response, hang_up_after: int) -> E
     seen = replace(begun, status=response.status_code, receipt_id=response.headers.get("X-Receipt-Id"))
     try:
         if response.status_code != requests.codes.ok:
-            return replace(seen, outcome="refused", detail=response.text[:300], receipt_id=_begun_id(response))
+            return replace(
+                seen, outcome="refused", detail=response.text[:_DETAIL_CHARACTERS], receipt_id=_begun_id(response)
+            )
         if seen.kind == "unary":
             return _unary(seen, response)
         return _streamed(seen, response, hang_up_after)

@@ -5,9 +5,7 @@ clients ask beside it. All answers are checked word by word as they come; at the
 that what each receipt says of failed attempts is what the ledger booked as the mesh's overhead.
 """
 
-import contextlib
 import json
-import os
 import signal
 import statistics
 import threading
@@ -22,13 +20,13 @@ from typing import Any, Final
 
 import psutil
 from chat_load import ChatLoad, Customer, Exchange
+from pool_processes import PoolProcesses, send
 from running_echo import EchoMesh
 from soundness import LedgerAccess, Soundness, Verdict
 from three_sites import ThreeSites
 from word_client import WordClient
 
 from mesh.app import OPERATOR_ACCOUNT
-from serve.pools import deployment_name
 
 FAULTS: Final = ("replica killed", "node lost", "replica hung")
 REQUESTS: Final = ("unary", "stream")
@@ -43,10 +41,8 @@ _WORDS: Final = (14, 22)
 _STRIKES_AFTER: Final = (0.1, 0.8)
 _UNFAULTED: Final = 5
 _READY_WITHIN_S: Final = 60.0
-_LIVES_FOR_S: Final = 1.5
 _LEAST_POOLS: Final = 2
 _QUIET_WITHIN_S: Final = 120.0
-_POLL_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,12 +102,14 @@ class FailoverRounds:
         self, mesh: EchoMesh, sites: ThreeSites, evidence: Path, *, seed: int, say: Callable[[str], None] = print
     ) -> None:
         self._mesh = mesh
+        self._sites = sites
         self._evidence = evidence
         self._seed = seed
         self._say = say
         self._client = WordClient(mesh.url)
         self._prober = Customer(account=PROBER, key=mesh.account_keys[PROBER])
-        self._processes = _PoolProcesses(mesh, sites.pools)
+        nodes = {pool: node for node, pool in sites.pools.items()}
+        self._processes = PoolProcesses(mesh.data_dir, nodes)
         self._ledger = LedgerAccess.of_folder(mesh.data_dir)
         self._soundness = Soundness(mesh, self._ledger, records_nonces=False)
         self._run = Run(seed=seed)
@@ -162,7 +160,7 @@ class FailoverRounds:
         expected_s = self._expected_s(each.request, each.words)
         favourite, headers = self._paced("unary", 2, lambda _: None)
         probes.append(favourite)
-        pool = self._processes.pool_of(headers)
+        pool = self._pool_of(headers)
         victims: list[psutil.Process] = []
         striking = threading.Thread(
             target=lambda: victims.extend(self._strike(each, pool, each.after_share * expected_s))
@@ -180,20 +178,26 @@ class FailoverRounds:
             f"{retries} retries, {lost_s:.2f} s lost {exchange.detail or ''}"
         )
 
+    def _pool_of(self, headers: Mapping[str, str]) -> str:
+        """The pool that answered, by its site."""
+        site = headers["X-Routed-To"].rpartition("/")[0]
+        return next(pool for pool in self._sites.pools.values() if pool.endswith(f"@{site}"))
+
     def _strike(self, each: Round, pool: str, after_s: float) -> list[psutil.Process]:
         time.sleep(after_s)
         if each.fault == "node lost":
-            self._processes.kill_node(pool)
+            for process in self._processes.node(pool):
+                send(process, signal.SIGKILL)
             return []
         replicas = self._processes.replicas(pool)
         for replica in replicas:
-            _send(replica, signal.SIGSTOP if each.fault == "replica hung" else signal.SIGKILL)
+            send(replica, signal.SIGSTOP if each.fault == "replica hung" else signal.SIGKILL)
         return replicas
 
     def _relieve(self, each: Round, victims: Sequence[psutil.Process]) -> None:
         if each.fault == "replica hung":
             for victim in victims:
-                _send(victim, signal.SIGCONT if each.goes_on else signal.SIGKILL)
+                send(victim, signal.SIGCONT if each.goes_on else signal.SIGKILL)
 
     def _retries(self, exchange: Exchange) -> int:
         if exchange.receipt_id is None or exchange.outcome != "answered":
@@ -209,65 +213,10 @@ class FailoverRounds:
         wrong = [each for each in self._run.exchanges if each.outcome not in ("answered", "hung up")]
         verdict.figures["clients"] = f"{len(self._run.exchanges)} requests, {len(wrong)} without a whole right answer"
         verdict.findings["clients"] += [f"{each.kind} {each.outcome} {each.status}: {each.detail}" for each in wrong]
-        _take_attempts(verdict, self._ledger)
+        take_attempts(verdict, self._ledger)
 
 
-class _PoolProcesses:
-    """The processes of the pools' replicas and nodes, found as the system has them."""
-
-    def __init__(self, mesh: EchoMesh, pools: Mapping[str, str]) -> None:
-        self._mesh = psutil.Process(mesh.process.pid)
-        self._nodes_file = mesh.data_dir / "nodes.json"
-        self._node_of = {pool: node for node, pool in pools.items()}
-
-    def pool_of(self, headers: Mapping[str, str]) -> str:
-        """The pool that answered, by its site."""
-        site = headers["X-Routed-To"].rpartition("/")[0]
-        return next(pool for pool in self._node_of if pool.endswith(f"@{site}"))
-
-    def replicas(self, pool: str) -> list[psutil.Process]:
-        """Those of one pool."""
-        title = f"ServeReplica:joule-mesh:{deployment_name(pool)}"
-        found = []
-        for process in self._mesh.children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                if title in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-        return found
-
-    def kill_node(self, pool: str) -> None:
-        """The node's own process and everything that it started, at once."""
-        pid = json.loads(self._nodes_file.read_text())[self._node_of[pool]]
-        if pid is None:
-            return
-        with contextlib.suppress(psutil.NoSuchProcess):
-            raylet = psutil.Process(pid)
-            for process in (raylet, *raylet.children(recursive=True)):
-                _send(process, signal.SIGKILL)
-
-    def wait_until_alive(self, least: int, deadline_s: float) -> None:
-        """Until so many pools have a replica that has been there for a while."""
-        give_up = time.monotonic() + deadline_s
-        while sum(map(self._is_alive, self._node_of)) < least:
-            if time.monotonic() > give_up:
-                raise TimeoutError(f"{least} pools were not there within {deadline_s:g} s")
-            time.sleep(_POLL_S)
-
-    def _is_alive(self, pool: str) -> bool:
-        with contextlib.suppress(psutil.Error):
-            return any(
-                each.status() != psutil.STATUS_STOPPED and time.time() - each.create_time() > _LIVES_FOR_S
-                for each in self.replicas(pool)
-            )
-        return False
-
-
-def _send(process: psutil.Process, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
-        os.kill(process.pid, number)
-
-
-def _take_attempts(verdict: Verdict, ledger: LedgerAccess) -> None:
+def take_attempts(verdict: Verdict, ledger: LedgerAccess) -> None:
     """What receipts say of failed attempts is what the ledger has of them, and none of it is on a bill."""
     with closing(ledger.connect()) as connection:
         signed = connection.execute("SELECT request_id, signed_bytes FROM receipts").fetchall()

@@ -20,11 +20,12 @@ _FAILS_WITHIN_S = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EchoMesh:
+class RunningMesh:
+    """A mesh that answers, and keys of its accounts; ``key`` is its first one."""
+
     url: str
     key: str
     data_dir: Path
-    process: "subprocess.Popen[str]"
     account_keys: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -53,6 +54,13 @@ class EchoMesh:
                 return True
             time.sleep(0.1)
         return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EchoMesh(RunningMesh):
+    """One with the test engine, and the process that runs it."""
+
+    process: "subprocess.Popen[str]"
 
 
 def free_port() -> int:

@@ -20,7 +20,7 @@ import requests
 from books_audit import BooksAudit, Connect, audit_books, count_unsigned
 from chat_load import Exchange, count_by
 from nonce_audit import audit_nonces
-from running_echo import EchoMesh
+from running_echo import RunningMesh
 
 from mesh.app import OPERATOR_ACCOUNT
 from receipts.ledger_check import check_ledger
@@ -63,7 +63,7 @@ class Verdict:
 class Soundness:
     """Judges one mesh, which has a key for the operator's account, while nobody asks it anything."""
 
-    def __init__(self, mesh: EchoMesh, ledger: LedgerAccess, *, records_nonces: bool) -> None:
+    def __init__(self, mesh: RunningMesh, ledger: LedgerAccess, *, records_nonces: bool) -> None:
         self._mesh = mesh
         self._ledger = ledger
         self._records_nonces = records_nonces

@@ -17,6 +17,7 @@ from running_echo import EchoMesh, events, running_echo_mesh
 from mesh.app import OPERATOR_ACCOUNT
 
 _RECOVERY_S = 60
+_STANDS_STILL_S = 25  # ten by the settings of the deployments; the rest is for a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,16 @@ def test_a_replica_killed_before_the_answer_is_a_502_in_the_envelope(mesh):
     response = mesh.chat("!crash now please")
     assert response.status_code == 502
     assert response.json()["error"]["code"] == "upstream_error"
+    assert mesh.wait_until(lambda: _answers(mesh), _RECOVERY_S)
+
+
+def test_a_replica_that_stands_still_is_ended_long_before_a_stop_would_be_and_replaced(mesh):
+    """Ray Serve would wait for three looks of thirty seconds, and then for the replica's own good end."""
+    assert mesh.wait_until(lambda: _answers(mesh), _RECOVERY_S)
+    family = psutil.Process(mesh.process.pid).children(recursive=True)
+    (replica,) = (each for each in family if "ray::ServeReplica:joule-mesh:smollm2" in " ".join(each.cmdline()))
+    os.kill(replica.pid, signal.SIGSTOP)
+    assert mesh.wait_until(lambda: not replica.is_running(), _STANDS_STILL_S)
     assert mesh.wait_until(lambda: _answers(mesh), _RECOVERY_S)
 
 

@@ -8,6 +8,7 @@ import pytest
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Ray Serve's own, when it is imported
     from ray.serve._private.build_app import build_app
+    from ray.serve._private.constants import REPLICA_HEALTH_CHECK_UNHEALTHY_THRESHOLD
 
     from serve.application import IngressDeployment, PoolDeployment, Replicas, application
 
@@ -100,3 +101,11 @@ def test_one_ingress_may_be_anywhere():
     ingress = built(pool("small@acme/eu-fi", Replicas(least=1, most=1, idle_s=0)))["ingress"]
     assert ingress._replica_config.max_replicas_per_node is None
     assert not ingress.ray_actor_options.get("label_selector")
+
+
+@pytest.mark.parametrize("name", ["ingress", "small--acme--eu-fi"])
+def test_one_that_stands_still_is_given_up_in_about_ten_seconds(deployments, name):
+    """Ray Serve does so after a number of looks in a row that were not answered in time."""
+    config = deployments[name]._deployment_config
+    looks = REPLICA_HEALTH_CHECK_UNHEALTHY_THRESHOLD
+    assert 5 < looks * max(config.health_check_timeout_s, config.health_check_period_s) <= 10

@@ -78,8 +78,15 @@ class FakeHandle:
 class FakeMeter:
     """One that ``settles`` a whole answer gives its receipt; None: the attempt had failed, an error: it has it not."""
 
-    def __init__(self, calls: list[str], answer: GivenUp | Exception, settles: bytes | Exception | None) -> None:
+    def __init__(
+        self,
+        calls: list[str],
+        asked: asyncio.Event,
+        answer: GivenUp | Exception,
+        settles: bytes | Exception | None,
+    ) -> None:
         self.give_up = Remote(self._give_up)
+        self._asked = asked
         self.settle = Remote(self._settle)
         self._calls = calls
         self._answer = answer
@@ -88,6 +95,7 @@ class FakeMeter:
     async def _give_up(self, request_id: str, context: bytes) -> GivenUp:
         assert (request_id, context) == (_REQUEST, _CONTEXT)
         self._calls.append("give up")
+        self._asked.set()
         return await _answered(self._answer)
 
     async def _settle(self, request_id: str, replica: str, outcome: str, context: bytes) -> bytes | None:
@@ -114,8 +122,9 @@ class Bench:
         settles: bytes | Exception | None = None,
     ) -> None:
         self.calls: list[str] = []
+        self.asked = asyncio.Event()
         handle: Any = FakeHandle(FakeItems(self.calls, items, then))
-        of_hosts: Any = [FakeMeter(self.calls, answer, settles) for answer in meters]
+        of_hosts: Any = [FakeMeter(self.calls, self.asked, answer, settles) for answer in meters]
         self._dispatch = ServeDispatch({"p": handle}, lambda: of_hosts, meters_answer_within_s=0.2)
 
     def run(self, limit_after: Any = time_enough, *, stream: bool = True) -> Any:
@@ -220,3 +229,22 @@ async def test_a_client_that_goes_aborts_the_attempt_which_is_charged():
         with pytest.raises(asyncio.CancelledError):
             await reading
     assert bench.calls == ["waiting cancelled", "cancel"]
+
+
+async def test_a_client_that_goes_while_the_meters_are_asked_is_gone_at_once_and_its_replica_hears_of_it():
+    bench = Bench(items=[_STARTED], meters=[TimeoutError("it hangs")])
+    items = bench.run(lambda last: 60.0 if last is None else 0.0)
+    assert await anext(items) == _STARTED
+    reading = asyncio.create_task(anext(items))
+    await bench.asked.wait()
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert bench.calls == ["give up", "waiting cancelled", "cancel"]
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+async def test_only_what_broke_before_the_answer_was_whole_speaks_against_the_pool(is_whole: bool):
+    items = [_STARTED, Payload(DONE if is_whole else b"data: {}\n\n")]
+    failure = await Bench(items=items, then=NotBooked("LedgerUnavailable"), settles=ConnectionError("away")).failure()
+    assert (failure.is_whole, failure.is_pools) == (is_whole, not is_whole)

@@ -20,7 +20,7 @@ from running_echo import EchoMesh, running_echo_mesh
 _REFRESH_S = 1.0
 # A feed's refresh, the second that an ingress keeps a figure, and one for a busy machine.
 _MOVES_WITHIN_S = _REFRESH_S + 2.0
-_IDLE_S = 6.0
+_IDLE_S = 4.0
 _SLEEPS_WITHIN_S = 60
 _SITES = {
     "eu-fi": ("nordic", "FI"),
@@ -233,9 +233,9 @@ def test_fifty_first_requests_wake_one_replica_and_the_pool_sleeps_again(mesh):
         watcher.join()
     assert all(answer.ok for answer in answers), [answer.text for answer in answers if not answer.ok]
     assert max(most) == 1
+    awake = _chat(mesh, model="napper", text="it is awake")
     waits = [mesh.receipt(answer.headers["X-Receipt-Id"])["placement"]["waited_ms"] for answer in answers[:3]]
     assert all(waited_ms > 1000 for waited_ms in waits)
-    awake = _chat(mesh, model="napper", text="it is awake")
     assert mesh.receipt(awake.headers["X-Receipt-Id"])["placement"]["waited_ms"] < 1000
     _falls_asleep(mesh)
 
@@ -263,9 +263,10 @@ def test_a_busy_pool_grows_and_shrinks_again(mesh):
 def test_the_next_in_rank_wakes_before_it_is_asked_when_the_first_is_full(mesh):
     _falls_asleep(mesh, _SECOND)
     slow = "!pace 1 " + "word " * 30
-    with ThreadPoolExecutor(2) as threads:
-        answers = [threads.submit(_chat, mesh, model="pair", text=slow) for _ in range(2)]
-        woken = mesh.wait_until(lambda: _pools(mesh)[_SECOND]["replicas"]["running"] == 1)
-        assert {_region(answer.result()) for answer in answers} == {"eu-fi"}
+    answers = [mesh.chat(slow, model="pair", stream=True) for _ in range(2)]
+    woken = mesh.wait_until(lambda: _pools(mesh)[_SECOND]["replicas"]["running"] == 1)
+    assert {_region(answer) for answer in answers} == {"eu-fi"}
+    for answer in answers:
+        answer.close()
     assert woken
     _falls_asleep(mesh, _SECOND)

@@ -11,14 +11,13 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 import requests
-from running_echo import EchoMesh, running_echo_mesh
+from running_echo import EchoMesh
 
 from mesh.client import MeshClient
 from mesh.errors import MeshError
@@ -61,17 +60,17 @@ class Filled:
 
 
 @pytest.fixture(scope="module")
-def filled(tmp_path_factory) -> Iterator[Filled]:
-    with running_echo_mesh(tmp_path_factory.mktemp("filled"), accounts=["other"]) as mesh:
-        with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda number: _ask(mesh, number), range(COUNT // 2)))
-            time.sleep(0.01)
-            half_unix_ns = time.time_ns()
-            list(pool.map(lambda number: _ask(mesh, number), range(COUNT // 2, COUNT)))
-        client = MeshClient(mesh.url, mesh.key)
-        assert mesh.wait_until(lambda: all(each["verification"]["signature"] for each in client.receipts()))
-        other = MeshClient(mesh.url, mesh.account_keys["other"])
-        yield Filled(mesh, client, other, half_unix_ns)
+def filled(echo_mesh) -> Filled:
+    mesh = replace(echo_mesh, key=echo_mesh.account_keys["filled"])
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: _ask(mesh, number), range(COUNT // 2)))
+        time.sleep(0.01)
+        half_unix_ns = time.time_ns()
+        list(pool.map(lambda number: _ask(mesh, number), range(COUNT // 2, COUNT)))
+    client = MeshClient(mesh.url, mesh.key)
+    assert mesh.wait_until(lambda: all(each["verification"]["signature"] for each in client.receipts()))
+    other = MeshClient(mesh.url, mesh.account_keys["other"])
+    return Filled(mesh, client, other, half_unix_ns)
 
 
 def _ask(mesh: EchoMesh, number: int) -> None:
@@ -154,7 +153,7 @@ def test_the_csv_sums_up_to_the_balance(filled: Filled) -> None:
     rows = _rows(filled.get("/v1/ledger.csv").text)
     ledger = sqlite3.connect(f"file:{filled.mesh.data_dir}/ledger.sqlite3?mode=ro", uri=True)
     booked = dict(
-        ledger.execute("SELECT unit, sum(amount) FROM entries WHERE book_account = 'customer:default' GROUP BY unit")
+        ledger.execute("SELECT unit, sum(amount) FROM entries WHERE book_account = 'customer:filled' GROUP BY unit")
     )
     ledger.close()
     assert len(rows) == COUNT + 1
@@ -191,7 +190,7 @@ def test_the_frame_sums_up_to_the_receipts(filled: Filled) -> None:
 
 def test_the_head_says_how_far_the_chain_reaches(filled: Filled) -> None:
     head = filled.get("/v1/receipts/head").json()
-    assert (head["account"], head["first_seq"], head["last_seq"]) == ("default", 1, COUNT)
+    assert (head["account"], head["first_seq"], head["last_seq"]) == ("filled", 1, COUNT)
     later = filled.get(f"/v1/receipts/head?since={rfc3339(filled.half_unix_ns)}").json()
     assert later["first_seq"] > 1
     assert filled.get("/v1/receipts/head?since=0s").status_code == 404
@@ -207,7 +206,7 @@ def _checked(filled: Filled, archive: Path, tmp_path: Path) -> list[str]:
 def test_an_export_verifies(filled: Filled, tmp_path: Path, name: str) -> None:
     archive = tmp_path / name
     said = filled.jc("export", "--since", "30d", "-o", str(archive)).stdout
-    assert f"{COUNT} receipts of default from 1 to {COUNT} of its chain" in said
+    assert f"{COUNT} receipts of filled from 1 to {COUNT} of its chain" in said
     assert said.splitlines()[-2:] == [
         "  jc key -o signer_pubkey.hex",
         f"  jc verify --key signer_pubkey.hex {archive}",
@@ -231,7 +230,7 @@ def test_an_export_of_a_part_or_of_a_tag_verifies(filled: Filled, tmp_path: Path
     assert COUNT - COUNT // 2 <= passed < COUNT
     blue = tmp_path / "blue.tar"
     said = filled.jc("export", "--customer-tag", "team blue", "-o", str(blue)).stdout
-    assert f"{BLUE} receipts of default with the tag 'team blue'" in said
+    assert f"{BLUE} receipts of filled with the tag 'team blue'" in said
     assert _checked(filled, blue, tmp_path)[-1] == f"Verified: {BLUE} passed, 0 failed"
 
 

@@ -88,6 +88,15 @@ def test_a_rate_limit_stops_every_zone_until_its_time():
     assert service.asked == ["DE", "DE", "FR"]
 
 
+def test_a_clock_that_is_set_back_makes_no_pause_longer():
+    service = _Service(NoFigure("429", retry_after_s=120))
+    trial = _Trial(service)
+    trial.source.refresh()
+    trial.now -= 86_400
+    trial.source.refresh()
+    assert service.asked == ["DE", "DE"]
+
+
 def test_what_was_heard_stays_while_the_service_is_away():
     service = _Service()
     trial = _Trial(service)

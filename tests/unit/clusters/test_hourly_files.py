@@ -47,6 +47,7 @@ def test_a_real_year_is_read_whole(zone):
         ("2020-01-01T02:00Z,nan", "no intensity"),
         ("2020-01-01T02:00Z,inf", "no intensity"),
         ("2020-01-01T02:00Z,-1", "no intensity"),
+        ("2020-01-01T02:00Z,1e300", "no intensity"),
         ("2020-01-01T01:00Z,1", "does not come after 2020-01-01T01:00Z"),
         ("2020-01-01T00:00Z,1", "does not come after"),
         ("", "is not an hour"),
@@ -70,6 +71,19 @@ def test_a_missing_or_binary_file_is_refused(tmp_path):
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BadSeries, match="cannot read"):
         read_series(tmp_path / "binary.csv")
+
+
+def test_a_spreadsheets_byte_order_mark_is_no_part_of_the_header(tmp_path):
+    path = _file(tmp_path, "2020-01-01T00:00Z,352.1")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_series(path).at(_HOUR) == (_HOUR, 352.1)
+
+
+def test_what_is_too_large_is_refused_and_not_cut(tmp_path):
+    path = _file(tmp_path, "2020-01-01T00:00Z,352.1")
+    os.truncate(path, 100_000_001)
+    with pytest.raises(BadSeries, match="more than 100000000 bytes"):
+        read_series(path)
 
 
 @given(

@@ -12,6 +12,9 @@ from mesh.settings import Settings
 def _settings(**carbon: object) -> Settings:
     document = yaml.safe_load(importlib.resources.files("clusters").joinpath("local.yaml").read_text())
     document["carbon"] = carbon
+    document["sites"] += [
+        {**document["sites"][0], "region": zone.lower(), "grid_zone": zone} for zone in carbon.get("hourly", {})
+    ]
     return Settings.model_validate(document)
 
 

@@ -93,6 +93,25 @@ def test_an_accounts_operator_must_exist(tmp_path):
     assert "'nordlys'" not in told
 
 
+@pytest.mark.parametrize(
+    ("residency", "is_fine"), [("[eu-dee]", False), ("[europe, asia]", False), ("[eu, asia]", True)]
+)
+def test_an_account_must_have_a_site_to_stay_at(tmp_path, residency: str, is_fine: bool):
+    text = _three_sites() + f"accounts:\n  - {{name: acme, residency: {residency}}}\n"
+    path = tmp_path / "mesh.yaml"
+    path.write_text(text)
+    if is_fine:
+        load_settings(path, port=None, data_dir=None)
+    else:
+        assert f"line {len(text.splitlines())}, accounts.0.residency: no site is in " in _refusal(tmp_path, text)
+
+
+def test_a_residency_that_is_no_name_is_refused(tmp_path):
+    assert "accounts.0.residency" in _refusal(
+        tmp_path, _three_sites() + 'accounts:\n  - {name: a, residency: ["eu", " "]}\n'
+    )
+
+
 def test_a_key_twice_is_refused(tmp_path):
     text = _three_sites().replace("  port: 8000", "  port: 8000\n  port: 8001")
     assert f"line {_line(text, 'port: 8001')}: port stands twice" in _refusal(tmp_path, text)
@@ -119,6 +138,13 @@ def test_settings_that_are_made_otherwise_are_held_to_it_too():
     document["pools"][0]["model"] = "nope"
     with pytest.raises(ValueError, match="no model 'nope'"):
         Settings.model_validate(document)
+
+
+def test_an_hourly_file_for_a_zone_without_a_site_is_refused(tmp_path):
+    text = _three_sites().replace("source: yearly", "source: hourly\n  hourly: {FI: FI.csv, DEE: DE.csv}")
+    told = _refusal(tmp_path, text)
+    assert f"line {_line(text, 'DEE')}, carbon.hourly.DEE: no site is in the grid zone 'DEE'" in told
+    assert "hourly.FI" not in told
 
 
 def test_hourly_files_are_found_beside_the_settings(tmp_path):

@@ -16,8 +16,8 @@ LONG = "smollm2-135m-instruct@nordic-cloud-operator/eu-fi/epyc-genoa"
 
 def candidate(rank: int, pool: str, **rest: Any) -> dict[str, Any]:
     usd = dict.fromkeys(PARTS, 2.5e-7)
-    figures = {"expected_joules": 12.3456, "wait_s": 0.0, "score_usd": 1.25e-6, "usd": usd, "is_set_aside": False}
-    return {"rank": rank, "pool": pool, **figures, **rest}
+    figures = {"expected_joules": 12.3456, "wait_s": 0.0, "score_usd": 1.25e-6, "usd": usd}
+    return {"rank": rank, "pool": pool, **figures, "is_set_aside": False, "is_tight": False, **rest}
 
 
 def plan(*candidates: dict[str, Any], **rest: Any) -> dict[str, Any]:
@@ -96,6 +96,8 @@ def test_what_failed_lately_and_what_is_for_now_are_marked():
     rejected = [{"pool": "b", "reason": "none of its replicas runs", "is_for_now": True}]
     text, _ = explained(plan(candidate(1, "a", is_set_aside=True), rejected=rejected))
     assert "a  failed lately" in text
+    assert "short" not in text
+    assert "a  its context may be too short" in explained(plan(candidate(1, "a", is_tight=True)))[0]
     assert "none of its replicas runs (for now)" in text
 
 

@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clusters.nodes import OPERATOR_LABEL, NodeFacts
-from mesh.hosts import PlacedNode, detected_silicon, hosts_of
+from mesh.hosts import Host, PlacedNode, changes_of, detected_silicon, hosts_of, is_changed
 
 
 def _node(node_id: str, host: str, *, address: str = "10.0.0.1", name: str | None = None, pool: bool = False):
@@ -54,3 +54,60 @@ def test_hosts_keep_their_order_when_a_reboot_gives_them_other_names():
 def test_each_node_has_the_silicon_that_its_hosts_meter_detected():
     hosts = hosts_of([_node("a", "x"), _node("b", "x"), _node("c", "y")], own_node_id="a")
     assert detected_silicon(hosts, {"x": "AMD EPYC"}) == {"a": "AMD EPYC", "b": "AMD EPYC"}
+
+
+def _host(boot_id: str, *node_ids: str) -> Host:
+    return Host(boot_id=boot_id, nodes=tuple(_node(node_id, boot_id) for node_id in node_ids))
+
+
+class TestChanges:
+    """What a look at the cluster means for the meters."""
+
+    def test_nothing_has_changed_while_the_same_nodes_live(self):
+        known = [_host("h1", "a", "b"), _host("h2", "c")]
+        assert not is_changed(known, {"a", "b", "c"})
+        assert not is_changed(known, {"a", "c"}), "no meter ran on it"
+        assert is_changed(known, {"a", "b", "c", "d"})
+        assert is_changed(known, {"a", "b"})
+
+    def test_a_new_host_joins(self):
+        changes = changes_of({"h1": _host("h1", "a")}, [_host("h1", "a"), _host("h2", "b")], {"a", "b"})
+        assert [host.boot_id for host in changes.joined] == ["h2"]
+        assert set(changes.stay) == {"h1"}
+
+    def test_a_host_under_a_new_node_keeps_its_meter_where_it_is(self):
+        changes = changes_of({"h1": _host("h1", "b")}, [_host("h1", "a", "b")], {"a", "b"})
+        assert changes.joined == ()
+        assert changes.stay["h1"].node_id == "b"
+        assert {node.facts.node_id for node in changes.stay["h1"].nodes} == {"a", "b"}
+
+    def test_a_host_whose_meters_node_is_gone_joins_again_under_another(self):
+        changes = changes_of({"h1": _host("h1", "a", "b")}, [_host("h1", "b")], {"b"})
+        assert [host.node_id for host in changes.joined] == ["b"]
+        assert changes.stay == {}
+
+    def test_a_host_of_which_no_node_lives_is_forgotten_and_the_next_look_is_at_peace(self):
+        known = {"h1": _host("h1", "a"), "h2": _host("h2", "b")}
+        changes = changes_of(known, [_host("h1", "a")], {"a"})
+        assert (changes.left, changes.joined) == (("h2",), ())
+        assert not is_changed(changes.stay.values(), {"a"})
+
+    def test_a_host_that_lives_but_did_not_answer_is_kept(self):
+        known = {"h1": _host("h1", "a"), "h2": _host("h2", "b")}
+        changes = changes_of(known, [_host("h1", "a"), _host("h3", "c")], {"a", "b", "c"})
+        assert set(changes.stay) == {"h1", "h2"}
+        assert changes.left == ()
+
+    @given(
+        st.dictionaries(st.sampled_from("wxyz"), st.lists(st.sampled_from("abcd"), min_size=1, unique=True)),
+        st.dictionaries(st.sampled_from("wxyz"), st.lists(st.sampled_from("abcd"), min_size=1, unique=True)),
+        st.sets(st.sampled_from("abcd")),
+    )
+    def test_every_host_that_answers_has_a_meter_and_none_that_is_known_is_lost_unsaid(self, known, found, living):
+        before = {boot: _host(boot, *nodes) for boot, nodes in known.items()}
+        changes = changes_of(before, [_host(boot, *nodes) for boot, nodes in found.items()], living)
+        joined = [host.boot_id for host in changes.joined]
+        assert set(found) <= {*joined, *changes.stay}
+        assert not set(joined) & set(changes.stay)
+        assert set(known) <= {*joined, *changes.stay, *changes.left}
+        assert not set(changes.left) & set(found)

@@ -67,6 +67,9 @@ def test_a_node_gets_the_labels_of_its_site_silicon_and_role(tmp_path):
         ("nodes:\n  - {name: one, silicon: epyc, cpus: 1}", 2, "silicon without"),
         ("nodes:\n  - {name: one, role: boss, cpus: 1}", 2, "role 'boss' is unknown"),
         ("nodes:\n  - {name: one, role: ingress, site: nordlys/eu-fi, cpus: 1}", 2, "only pools need"),
+        ("nodes:\n  - {name: one, cpus: 1, labels: {rack: a b}}", 2, "pattern"),
+        ("nodes:\n  - {name: one, cpus: 1, labels: {a rack: b}}", 2, "pattern"),
+        ("nodes:\n  - {name: one, cpus: 1, labels: {ray.io/node-id: b}}", 2, "Ray's own"),
         ('nodes:\n  - {name: one, cpus: 1, labels: {joule-mesh.io/colour: "red"}}', 2, "colour is unknown"),
         (
             "nodes:\n  - {name: one, site: nordlys/eu-fi, cpus: 1, labels: {joule-mesh.io/region: eu}}",

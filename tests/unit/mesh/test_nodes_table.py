@@ -59,9 +59,10 @@ def rows(settings) -> list[NodeRow]:
     return node_rows(Inventory.read(nodes, node_catalogue(settings)), settings, _Carbon())
 
 
-def _text(rows: list[NodeRow]) -> str:
-    console = Console(file=io.StringIO(), width=200, highlight=False)
-    for part in picture(rows):
+def _text(rows: list[NodeRow], *, width: int = 200) -> str:
+    # As the command makes it.
+    console = Console(file=io.StringIO(), width=width, highlight=False, soft_wrap=True)
+    for part in picture(rows, width=width):
         console.print(part)
     return console.file.getvalue()
 
@@ -89,6 +90,15 @@ def test_grids_show_their_age_and_silicon_that_is_not_known_says_so(rows):
     assert "US-MIDA-PJM 380 " in told
     assert "h100 (simulated; not known)" in told
     assert "accepted, ingress" in told
+
+
+def test_in_eighty_columns_no_line_goes_over_the_edge_and_no_word_is_broken(rows):
+    told = _text([row for row in rows if not row.faults], width=80)
+    assert max(map(len, told.splitlines())) <= 80
+    assert "\u2026" not in told
+    words = set(told.split())
+    assert {"tidewater/us-east", "US-MIDA-PJM", "380", "mi300x", "(simulated;", "accepted,", "ingress"} <= words
+    assert "127.0.0.1" not in words
 
 
 def test_a_refused_node_is_told_with_every_reason(rows):

@@ -62,6 +62,9 @@ def test_an_unknown_field_is_refused_with_its_place(tmp_path):
         (lambda d: d["models"][0]["weights"].update(revision="x"), "revision goes with hub"),
         (lambda d: d["mesh"].update(port=0), r"mesh\.port"),
         (lambda d: d["sites"][0].update(dc_pue=0.9), "dc_pue"),
+        (lambda d: d["sites"][0].update(dc_pue=float("inf")), "finite"),
+        (lambda d: d["sites"][0].update(operator="Own machine"), r"sites\.0\.operator: .*pattern"),
+        (lambda d: d["sites"][0].update(region="eu/fi"), r"sites\.0\.region: .*pattern"),
     ],
 )
 def test_contradictions_are_refused(tmp_path, change, says):
@@ -80,7 +83,7 @@ def test_a_grid_zone_without_a_figure_is_refused_with_its_line(tmp_path):
 
 def test_a_carbon_feed_that_cannot_work_is_refused_before_anything_starts(tmp_path):
     document = _builtin()
-    document["carbon"] = {"source": "hourly", "hourly": {"DE": "nowhere.csv"}}
+    document["carbon"] = {"source": "hourly", "hourly": {document["sites"][0]["grid_zone"]: "nowhere.csv"}}
     settings = _load(tmp_path, document)
     with pytest.raises(BadSettings, match="nowhere"), start_mesh(settings, Progress(Console()), threading.Event()):
         pass

@@ -53,7 +53,20 @@ def test_a_key_that_stands_twice_is_refused_with_its_line_wherever_it_is():
         YamlDocument("f.yaml", "a: 1\nb: 2\na: 3\nd:\n  - {c: 1,\n     c: 2}\n")
 
 
-@pytest.mark.parametrize("text", ["a: [", "\x00", "a: 2020-13-45", "a: !!python/object:os.system {}", "? {a: 1}\n: b"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: [",
+        "\x00",
+        "a: 2020-13-45",
+        "a: !!python/object:os.system {}",
+        "? {a: 1}\n: b",
+        "a: !!bool x",
+        "a: !!int ''",
+        "a: !!timestamp x",
+        "[" * 5000,
+    ],
+)
 def test_what_is_not_yaml_is_refused_with_the_files_name(text):
     with pytest.raises(BadSettings, match=r"cannot read f\.yaml"):
         YamlDocument("f.yaml", text)

@@ -98,6 +98,7 @@ _needs = st.builds(
     output_tokens=st.floats(0, 10_000),
     least_tokens=st.integers(0, 10_000),
     features=_features,
+    likely_tokens=st.floats(0, 12_000),
 )
 _easy = st.builds(
     RequestNeeds,
@@ -211,14 +212,15 @@ def test_the_plan_is_the_same_again_and_in_any_order_of_the_pools(needs, rows, r
 
 
 @given(_needs, _many, _exchange)
-def test_scores_sum_from_their_parts_and_ascend_and_those_set_aside_are_last(needs, rows, rates):
+def test_scores_sum_from_their_parts_and_ascend_and_those_set_aside_or_tight_are_last(needs, rows, rates):
     by_name = {row.facts.pool: row for row in rows}
     made = list(planned(needs, rows, rates).candidates)
     for candidate in made:
         parts = (getattr(candidate, part.name) for part in dataclasses.fields(candidate) if part.name.endswith("_usd"))
         assert candidate.score_usd == pytest.approx(sum(parts))
         assert candidate.is_set_aside == by_name[candidate.pool].set_aside
-    keys = [(candidate.is_set_aside, candidate.score_usd, candidate.pool) for candidate in made]
+        assert candidate.is_tight == (by_name[candidate.pool].facts.context_tokens < needs.likely_tokens)
+    keys = [(candidate.is_tight, candidate.is_set_aside, candidate.score_usd, candidate.pool) for candidate in made]
     assert keys == sorted(keys)
 
 
@@ -277,6 +279,14 @@ def test_ties_go_by_name():
 def test_one_set_aside_is_tried_after_the_dearest_other():
     rows = [changed(_ROW, pool="a", set_aside=True), changed(_ROW, pool="z", usd_per_kwh=1000.0)]
     assert names(planned(_NEEDS, rows)) == ["z", "a"]
+
+
+def test_one_whose_context_is_likely_too_short_is_tried_when_nothing_else_is_left():
+    """Its engine would refuse the prompt, and that is final; one that failed lately may be well again."""
+    rows = [changed(_ROW, pool="long", context_tokens=9000, set_aside=True, usd_per_kwh=1000.0), _ROW]
+    needs = dataclasses.replace(_NEEDS, likely_tokens=5000.0)
+    assert names(planned(needs, rows)) == ["long", "p"]
+    assert names(planned(dataclasses.replace(_NEEDS, likely_tokens=4096.0), rows)) == ["p", "long"]
 
 
 @pytest.mark.parametrize(

@@ -64,8 +64,10 @@ def test_a_figure_that_is_none_is_refused(name, value):
         expected_waits_s(**figures)
 
 
-@pytest.mark.parametrize(("waking_for_s", "left"), [(None, 60), (0, 60), (20, 40), (59, 6), (500, 6)])
-def test_a_waking_that_began_has_less_left_but_is_not_over(waking_for_s, left):
+@pytest.mark.parametrize(
+    ("waking_for_s", "left"), [(None, 60), (0, 60), (20, 40), (59, 6), (65, 6), (90, 30), (500, 440)]
+)
+def test_a_waking_that_began_has_less_left_and_one_that_is_late_has_more_the_later_it_is(waking_for_s, left):
     assert remaining_wake_s(60.0, waking_for_s) == left
 
 

@@ -2,6 +2,9 @@
 import hashlib
 import json
 import string
+import tomllib
+from importlib import resources
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -136,9 +139,29 @@ def test_a_huge_prompt_costs_no_more_than_its_two_ends(classifier, unit):
 
 
 def test_only_the_two_ends_of_a_long_prompt_are_read():
-    middles = ("the prime " * 2_000, "le nombre "[:10] * 2_000)
+    middles = ("the prime " * 2_000, "$x = 2?\n1 " * 2_000)
     head, tail = "Summarize this. " * 40, " Thanks." * 60
     assert features(head + middles[0] + tail) == features(head + middles[1] + tail)
+
+
+def test_the_weights_are_inside_a_package_of_the_wheel():
+    """Hatch puts every file of these packages into the wheel but those that version control ignores."""
+    root = Path(__file__).parents[3]
+    with (root / "pyproject.toml").open("rb") as file:
+        wheel = tomllib.load(file)["tool"]["hatch"]["build"]["targets"]["wheel"]
+    weights = Path(str(resources.files("placement").joinpath("tier_weights.json")))
+    assert weights.is_file()
+    assert weights.relative_to(root).parts[0] in wheel["packages"]
+    assert set(wheel) == {"packages"}, "an include or exclude could leave the weights out"
+    ignored = (root / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert not [line for line in ignored if "json" in line or "placement" in line]
+
+
+def test_a_long_answer_or_conversation_asks_for_more_than_a_lookup(classifier):
+    asked = "What is the capital of Finland?"
+    assert classifier.classify(_signs(asked)) is Tier.L0
+    assert classifier.classify(_signs(asked, max_tokens=4_097)) is Tier.L1
+    assert classifier.classify(_signs(asked, prompt_characters=24_001)) is Tier.L2
 
 
 def _trained() -> bytes:

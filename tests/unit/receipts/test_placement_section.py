@@ -87,7 +87,7 @@ class TestOlderReceipts:
 
 TEXTS = st.text(st.characters(min_codepoint=32, exclude_categories=("Cs", "Cc")), min_size=1, max_size=20)
 # Past 2^53 microjoules a double is not exact, and none is expected to be that large.
-FIGURES = st.floats(0, 2**33 * 10**6 - 1)
+FIGURES = st.floats(0, 2**51)
 USD = st.floats(0, 1000)
 
 
@@ -287,3 +287,20 @@ def _receipt(document: dict[str, Any]) -> Receipt:
     receipt = document_from(document)
     assert isinstance(receipt, Receipt)
     return receipt
+
+
+@given(st.floats(0, 1e30), st.floats(0, 1e30))
+def test_any_forecast_has_a_place_on_a_receipt(microjoules: float, usd: float):
+    candidate = CandidatePool.expecting(
+        pool="m@o/r",
+        expected_microjoules=microjoules,
+        energy_usd=usd,
+        facility_usd=usd,
+        carbon_usd=usd,
+        wait_usd=usd,
+        network_usd=usd,
+    )
+    assert CandidatePool.model_validate_json(candidate.model_dump_json()) == candidate
+    if microjoules < 2**51:
+        assert round(candidate.expected_joules * 10**6) == round(microjoules)
+    assert candidate.wait_usd_picos == min(round(usd * 10**12), 2**63 - 1)

@@ -47,7 +47,7 @@ _RECEIPT = Settled(
             "receipt_id": "rcpt_x",
             "energy": _ENERGY,
             "carbon": {"gco2eq_total": None},
-            "workload": {"tokens": {"input": 3, "output": 4}},
+            "workload": {"tokens": {"input": 9, "cached": 6, "output": 4}},
         }
     ).encode()
 )
@@ -140,6 +140,7 @@ class FakeDispatch:
         self.open += 1
         try:
             for item in self.scripts[len(self.calls) - 1](call, len(self.calls)):
+                await asyncio.sleep(0)
                 if isinstance(item, Exception):
                     raise item
                 yield item
@@ -233,6 +234,7 @@ class Bench:
     scripts: Sequence[Script]
     pools: Sequence[str] = (_A, _OTHER, _B)
     most: int = 3
+    most_kept_bytes: int = 10**6
     body: Mapping[str, Any] = field(default_factory=dict)
     load: FakeLoad = field(default_factory=FakeLoad)
 
@@ -247,6 +249,7 @@ class Bench:
             health=self.health,
             deadlines=Deadlines(first_token_s=5.0, between_tokens_s=2.0),
             most=self.most,
+            most_kept_bytes=self.most_kept_bytes,
             clock=lambda: float(next(ticks)),
         )
 
@@ -398,8 +401,22 @@ async def test_nothing_is_kept_of_a_stream_that_cannot_be_resumed():
     await anext(items)
     await anext(items)
     course = items.ag_frame.f_locals["course"]
-    assert (course.sent, course.delivered) == ([], [])
+    assert (list(course.sent), course.delivered) == ([], [])
     await items.aclose()
+
+
+async def test_past_its_bound_nothing_is_kept_of_a_stream_and_it_breaks_off():
+    bench = Bench([fails(after=4)], most_kept_bytes=300)
+    items = await bench.items(stream=True)
+    assert isinstance(await anext(items), Begun)
+    await anext(items)
+    course = items.ag_frame.f_locals["course"]
+    assert len(list(course.sent)) == 1
+    await anext(items)
+    assert not isinstance(await anext(items), Begun)
+    assert (list(course.sent), course.delivered) == ([], [])
+    with pytest.raises(RequestRefused, match="it can't be resumed: too much of it was sent"):
+        await anext(items)
 
 
 async def test_without_another_pool_of_the_model_the_same_one_is_asked_again():
@@ -446,6 +463,22 @@ async def test_a_full_pool_is_passed_over_and_not_set_aside_or_asked_again():
     assert (attempt.outcome, attempt.energy_microjoules) == ("queue full", 0)
 
 
+async def test_full_pools_use_up_no_attempts():
+    more = tuple(f"m@o/{region}" for region in "cdef")
+    bench = Bench([fails(_FULL)] * 4 + [fails(), answers], pools=(*more, _A, _B), most=2)
+    await bench.run(stream=False)
+    assert bench.dispatch.pools == [*more, _A, _B]
+    assert [each.outcome for each in bench.dispatch.calls[-1].context.attempts] == ["queue full"] * 4 + ["replica died"]
+
+
+@pytest.mark.parametrize("is_charged", [True, False])
+async def test_a_ledger_that_is_away_when_an_answer_is_whole_sets_no_pool_aside(is_charged: bool):
+    unbooked = AttemptFailed("its receipt cannot be stored now", "away", is_charged=is_charged, is_whole=True)
+    bench = Bench([fails(unbooked, after=3)] * 3)
+    await bench.refusal(stream=False)
+    assert not any(map(bench.health.is_set_aside, bench.pools))
+
+
 async def test_when_all_are_full_the_client_hears_when_to_come_back():
     bench = Bench([fails(_FULL), fails(_FULL)], pools=(_A, _OTHER))
     refusal = await bench.refusal(stream=False)
@@ -473,6 +506,15 @@ async def test_a_resumed_stream_that_contradicts_the_first_fails_and_is_not_the_
     assert bench.dispatch.aborted == []
 
 
+async def test_tokens_of_a_contradiction_are_not_gone_on_from():
+    def contradicts(call: Call, number: int) -> Sequence[ReplicaItem | Exception]:
+        return [_started(call.pool), _stream(number, call.delivered)[0], Payload(_event("quite ", created=2), (99,))]
+
+    bench = Bench([fails(after=5), contradicts, answers])
+    assert _text(await _seen(await bench.run(stream=True))) == "one two three four "
+    assert bench.dispatch.calls[2].delivered == bench.dispatch.calls[1].delivered == _TOKENS[:3]
+
+
 async def test_the_first_limit_of_a_sleeping_pool_includes_its_waking():
     bench = Bench([fails(), answers], pools=(_A, _OTHER), load=FakeLoad(asleep=[_OTHER]))
     await bench.run(stream=False)
@@ -487,6 +529,24 @@ async def test_a_client_that_goes_aborts_the_attempt_and_says_nothing_of_the_poo
     assert bench.dispatch.aborted == [_OTHER]
     assert set(bench.load.in_flight.values()) == {0}
     assert not bench.health.is_set_aside(_OTHER)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 60), st.booleans())
+async def test_whenever_a_client_goes_nothing_of_its_request_is_left(ticks: int, stream: bool):
+    bench, now_s = Bench([fails(after=3), fails(_FULL), answers], pools=(_A, _B), most=3), 0.0
+    bench.health = bench.attempts._health = PoolHealth(lambda: now_s)
+    bench.health.failed(_A)
+    now_s = 1.0
+    request = asyncio.create_task(bench.run(stream=stream))
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    request.cancel()
+    await asyncio.gather(request, return_exceptions=True)
+    now_s = 1000.0
+    assert bench.dispatch.open == 0
+    assert set(bench.load.in_flight.values()) <= {0}
+    assert not any(map(bench.health.is_set_aside, (_A, _B)))
 
 
 async def test_a_client_that_goes_before_the_answer_leaves_the_probe_to_the_next_request():
@@ -529,7 +589,7 @@ def test_the_next_pool_is_the_first_of_those_tried_least_and_the_doubtful_ones_c
         return
     full = {each.pool.key for each in tried if each.is_full}
     allowed = [pool for pool in _POOLS if pool.key not in full and (answering is None or pool.model == answering.model)]
-    if len(tried) >= most or not allowed:
+    if sum(not each.is_full for each in tried) >= most or not allowed:
         assert chosen is None
         return
     assert chosen in allowed

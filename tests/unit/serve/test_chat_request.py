@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from placement.fleet import MOST_TOKENS
 from serve.chat_request import MAX_BODY_BYTES, parse_chat, parse_json_object, read_body
 from serve.errors import RequestRefused
 
@@ -85,7 +86,7 @@ def test_no_object_makes_the_request_reader_raise_anything_else(body):
         assert refused.status == HTTPStatus.UNPROCESSABLE_ENTITY
         assert refused.param
     else:
-        assert request.expected_tokens(10) >= 1
+        assert 1 <= request.least_tokens <= MOST_TOKENS
 
 
 @pytest.mark.parametrize(
@@ -103,12 +104,21 @@ def test_no_object_makes_the_request_reader_raise_anything_else(body):
         ({"n": 10**9}, "n"),
         ({"max_tokens": -1}, "max_tokens"),
         ({"max_tokens": True}, "max_tokens"),
+        ({"max_tokens": 10**400}, "max_tokens"),
     ],
 )
 def test_a_wrong_field_is_422_and_named(change, param):
     with pytest.raises(RequestRefused) as refused:
         parse_chat({**_GOOD, **change}, 100)
     assert (refused.value.status, refused.value.param) == (HTTPStatus.UNPROCESSABLE_ENTITY, param)
+
+
+@pytest.mark.parametrize(
+    ("content", "max_tokens", "least"), [("hi", None, 1), ("x" * 1600, None, 101), ("hi", 5000, 5000)]
+)
+def test_a_context_must_hold_the_prompt_and_a_token_or_all_that_may_be_answered(content, max_tokens, least):
+    request = parse_chat({**_GOOD, "messages": [{"role": "user", "content": content}], "max_tokens": max_tokens}, 100)
+    assert request.least_tokens == least
 
 
 def test_what_routing_needs_is_read():
@@ -131,3 +141,26 @@ def test_what_routing_needs_is_read():
     assert request.signs.earlier_turns == 1
     assert request.signs.has_schema
     assert request.body == body
+
+
+def test_the_signs_carry_what_the_classifier_reads():
+    messages = [
+        {"role": "system", "content": "Answer in Finnish."},
+        {"role": "user", "content": "Prove it."},
+        {"role": "assistant", "content": "No."},
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "And"}, {"type": "text", "text": "now?"}]},
+    ]
+    signs = parse_chat({"model": "auto", "messages": messages, "max_tokens": 9_000}, 2).signs
+    assert signs.instructions == "Answer in Finnish.\nBe brief."
+    assert signs.previous_prompt == "Prove it."
+    assert signs.prompt == "And\nnow?"
+    assert signs.max_tokens == 9_000
+    assert signs.earlier_turns == 1
+    texts = ("Answer in Finnish.", "Prove it.", "No.", "Be brief.", "And", "now?")
+    assert signs.prompt_characters == sum(map(len, texts))
+
+
+def test_the_later_name_of_the_token_limit_goes_first():
+    body = {**_GOOD, "max_completion_tokens": 7, "max_tokens": 9_000}
+    assert parse_chat(body, 2).signs.max_tokens == 7

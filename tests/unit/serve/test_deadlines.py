@@ -5,6 +5,7 @@ import pytest
 
 from serve.deadlines import BOOKED_WITHIN_S, Deadlines, within
 from serve.messages import DONE, MeterCard, Payload, ReplicaItem, Started, Working
+from serve.signs_of_work import SIGN_EVERY_S
 
 _DEADLINES = Deadlines(first_token_s=1.0, between_tokens_s=2.0)
 _STARTED = Started(replica="r", silicon="cpu", energy_method=None)
@@ -17,11 +18,17 @@ def test_the_first_limit_includes_the_waking_of_the_pool(is_stream):
 
 
 @pytest.mark.parametrize(
-    ("last", "is_stream"),
-    [(_STARTED, True), (_STARTED, False), (Working(), False), (Payload(b"data: {}\n\n"), True)],
+    ("last", "is_stream", "limit_s"),
+    [
+        (_STARTED, True, 2.0),
+        (Payload(b"data: {}\n\n"), True, 2.0),
+        (_STARTED, False, 2.0 + SIGN_EVERY_S),
+        (Working(), False, 2.0 + SIGN_EVERY_S),
+        (Working(), True, 2.0 + SIGN_EVERY_S),
+    ],
 )
-def test_after_it_anything_counts_as_progress(last, is_stream):
-    assert _DEADLINES.limit(last, is_stream=is_stream, wake_s=60.0) == 2.0
+def test_after_it_anything_counts_as_progress_and_a_sign_of_it_may_come_late(last, is_stream, limit_s):
+    assert _DEADLINES.limit(last, is_stream=is_stream, wake_s=60.0) == limit_s
 
 
 @pytest.mark.parametrize(("last", "is_stream"), [(Payload(DONE), True), (Payload(b"{}"), False)])

@@ -123,6 +123,14 @@ async def test_what_a_pool_could_serve_at_another_moment_is_503_and_says_when_to
     assert refusal.retry_after_s > 0
 
 
+async def test_what_may_come_back_is_told_before_what_never_can():
+    refusal = await _refusal(_door(Tier.L2, {_DE: "its node is gone"}), _request(), Pins())
+    assert refusal.status == HTTPStatus.SERVICE_UNAVAILABLE
+    assert refusal.message.index("its node is gone") < refusal.message.index("is capable up to L1")
+    refusal = await _refusal(_door(Tier.L0, {_FI: "its node is gone"}), _request(), Pins(region="eu-fi"))
+    assert refusal.message.index("its node is gone") < refusal.message.index("pinned to eu-fi")
+
+
 async def test_a_pool_that_is_away_does_not_make_a_wrong_request_right():
     door = _door(Tier.L3, {_FI: "its node is gone"})
     refusal = await _refusal(door, _request(), Pins(operators=frozenset({"nordic"})))

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from http import HTTPStatus
 from typing import Any
 
@@ -27,7 +27,9 @@ from serve.pool_health import PoolHealth
 from serve.pools import Pool
 
 _STARTED = Started(replica="r", silicon="cpu", energy_method=None)
-_RECEIPT = Settled(b'{"energy": {"total_joules": null}, "workload": {"tokens": {"input": 1, "output": 1}}}')
+_RECEIPT = Settled(
+    b'{"energy": {"total_joules": null}, "workload": {"tokens": {"input": 1, "cached": 0, "output": 1}}}'
+)
 _EVENT = b'data: {"id":"x","choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
 _REQUEST = "0" * 32
 
@@ -362,3 +364,24 @@ async def test_a_client_that_goes_after_the_start_leaves_its_hold_to_the_receipt
     del answer
     assert ledger.calls == ["place", "run"]
     assert not door._holds._open, "it isn't renewed any more"
+
+
+class SeeingLedger(FakeLedger):
+    """Sees, when a hold is placed, how many requests the pools are taken to have."""
+
+    door: Door
+    in_flight = 0
+
+    async def place(self, account: str, request_id: str, usd_picos: int, lease_s: float) -> HoldAnswer:
+        self.in_flight = sum(pool.in_flight for pool in self.door.planner.pools_now())
+        return await super().place(account, request_id, usd_picos, lease_s)
+
+
+@pytest.mark.parametrize("outcome", ["placed", "insufficient"])
+async def test_a_request_counts_at_its_pool_before_its_hold_is_placed_so_that_a_burst_is_spread(outcome: str):
+    ledger = SeeingLedger(outcome)
+    ledger.door = make_door(ledger, whole)
+    with suppress(RequestRefused):
+        _ = [item async for item in (await ask(ledger.door)).items]
+    assert ledger.in_flight == 1
+    assert not any(pool.in_flight for pool in ledger.door.planner.pools_now())

@@ -133,6 +133,11 @@ async def test_a_bad_region_is_refused():
     assert "X-Region" in response.json()["message"]
 
 
+async def test_two_regions_are_refused_by_explain_as_by_the_chat():
+    response = await ask("POST", "/v1/explain", body=BODY, **{"X-Region": "eu-fi", "x-region": "us"})
+    assert response.status_code == HTTPStatus.BAD_REQUEST
+
+
 async def test_a_body_is_checked_as_a_chats_is():
     assert (await ask("POST", "/v1/explain", body={"model": "auto"})).status_code == HTTPStatus.UNPROCESSABLE_ENTITY
     unknown = await ask("POST", "/v1/explain", body={**BODY, "model": "gpt-9"})

@@ -1,5 +1,6 @@
 """What an ingress plans with: grids, learned energy, its own load, wakings, pins."""
 
+from contextlib import ExitStack
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
@@ -47,8 +48,8 @@ class Health:
     def __init__(self) -> None:
         self.aside: set[str] = set()
 
-    def is_set_aside(self, pool: str) -> bool:
-        return pool in self.aside
+    def set_aside(self) -> set[str]:
+        return self.aside
 
 
 def site(region: str = "eu-fi", *, operator: str = "acme", country: str = "FI", zone: str = "FI") -> Site:
@@ -155,6 +156,18 @@ class TestWhatItRanksBy:
         one = mesh.planner.needs(chat(max_tokens=20), Tier.L3, Pins()).output_tokens
         assert mesh.planner.needs(chat(max_tokens=20, n=3), Tier.L3, Pins()).output_tokens == 3 * one
 
+    def test_a_prompt_goes_where_it_surely_fits(self):
+        """The small one has room for 1,750 tokens at 4 characters each, and its engine refuses 2,333 at 3."""
+        mesh = Mesh(pool("small"), pool("large", usd_per_kwh=5.0, context_tokens=8192))
+        said = [{"role": "user", "content": "x" * 7000}]
+        assert mesh.order(messages=said) == ["large", "small"]
+        assert mesh.order(messages=[{"role": "user", "content": "x" * 700}]) == ["small", "large"]
+
+    def test_more_tokens_than_a_context_holds_go_to_a_larger_one_or_nowhere(self):
+        mesh = Mesh(pool("small"), pool("large", usd_per_kwh=5.0, context_tokens=8192))
+        assert mesh.order(max_tokens=4096) == ["large"]
+        assert mesh.order(max_tokens=10_000) == []
+
     def test_a_pool_that_failed_lately_ranks_last(self):
         mesh = Mesh(pool("a"), pool("b", usd_per_kwh=5.0))
         assert mesh.order() == ["a", "b"]
@@ -180,6 +193,14 @@ class TestWaits:
         for _ in range(8):
             mesh.planner.took("a")
         assert mesh.order()[0] == "b"
+
+    def test_what_is_about_to_go_there_counts_for_those_that_are_planned_meanwhile(self):
+        mesh = Mesh(pool("a"), pool("b", usd_per_kwh=0.6), rates=PREFERENCES["balanced"])
+        with ExitStack() as under_way:
+            for _ in range(8):
+                under_way.enter_context(mesh.planner.expecting("a"))
+            assert mesh.order()[0] == "b"
+        assert (mesh.order()[0], mesh.now("a").in_flight) == ("a", 0)
 
     def test_the_time_of_answers_is_learned(self):
         slow, quick = Mesh(pool("a")), Mesh(pool("a"))
@@ -232,21 +253,51 @@ class TestSleepingPools:
         mesh.planner.took("a")
         mesh.clock.now_s += 20
         assert mesh.wait_s("a") == pytest.approx(40)
-        mesh.clock.now_s += 500
+        mesh.clock.now_s += 40
         assert mesh.wait_s("a") == pytest.approx(6)
+
+    def test_a_waking_that_comes_to_nothing_draws_no_more_requests(self):
+        mesh = self.sleeping(rates=ExchangeRates(usd_per_kgco2=0, usd_per_hour_waited=1e-5))
+        assert mesh.order()[0] == "a"
+        mesh.planner.took("a")
+        mesh.planner.see({"a": 0, "b": 1}, {}, {"a": 1, "b": 1})
+        mesh.clock.now_s += 3600
+        assert mesh.order()[0] == "b"
+
+    def test_a_waking_that_ended_with_nothing_is_forgotten(self):
+        mesh = self.sleeping()
+        mesh.planner.took("a")
+        mesh.planner.see({"a": 0, "b": 1}, {}, {"a": 1, "b": 1})
+        mesh.planner.gave_back("a", None)
+        mesh.planner.see({"a": 0, "b": 1}, {}, {"a": 0, "b": 1})
+        mesh.clock.now_s += 5000
+        assert mesh.wait_s("a") == 60
+        self.wakes(mesh, 60)
+        assert mesh.planner.wake_s("a") == pytest.approx(60)
 
     def test_wakings_teach_how_long_they_take(self):
         mesh = self.sleeping()
         for _ in range(8):
-            mesh.planner.took("a")
-            mesh.planner.see({"a": 0, "b": 1}, {}, {"a": 1, "b": 1})
-            mesh.clock.now_s += 10
-            mesh.planner.see({"a": 1, "b": 1}, {})
-            assert not mesh.planner.is_asleep("a")
-            mesh.planner.gave_back("a", 1.0)
-            mesh.planner.see({"a": 0, "b": 1}, {})
-        assert mesh.planner.wake_s("a") == pytest.approx(10, rel=0.1)
+            self.wakes(mesh, 10)
+        assert mesh.planner.wake_s("a") == pytest.approx((2 * 60 + 8 * 10) / 10)
         assert mesh.planner.wake_s("b") == 60
+
+    def test_one_waking_that_took_hours_does_not_close_a_pool_for_good(self):
+        """Its node was away, say: with the hours as its wait nobody would ever wake it again, and learn better."""
+        mesh = self.sleeping()
+        for _ in range(20):
+            self.wakes(mesh, 60)
+        self.wakes(mesh, 7200)
+        assert mesh.planner.wake_s("a") < 120
+
+    def wakes(self, mesh: Mesh, wake_s: float) -> None:
+        mesh.planner.took("a")
+        mesh.planner.see({"a": 0, "b": 1}, {}, {"a": 1, "b": 1})
+        mesh.clock.now_s += wake_s
+        mesh.planner.see({"a": 1, "b": 1}, {})
+        assert not mesh.planner.is_asleep("a")
+        mesh.planner.gave_back("a", 1.0)
+        mesh.planner.see({"a": 0, "b": 1}, {})
 
     def test_a_client_that_went_before_anything_started_leaves_no_waking_behind(self):
         mesh = self.sleeping()

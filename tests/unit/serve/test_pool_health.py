@@ -40,6 +40,7 @@ def test_another_pool_is_no_worse_off():
     health = PoolHealth(FakeClock())
     health.failed("p")
     assert (health.is_set_aside("p"), health.is_set_aside("q")) == (True, False)
+    assert health.set_aside() == ["p"]
 
 
 def test_attempts_that_fail_together_are_one_failure():

@@ -56,7 +56,7 @@ def state(running: int, coming: int = 0, status: str = "HEALTHY", message: str =
 
 class TestWhoCanServe:
     def test_replicas_that_run_and_those_on_their_way(self):
-        assert seen(state(2, 1)) == PoolsSeen(running={KEY: 2}, wanted={KEY: 3}, unavailable={})
+        assert seen(state(2, 1)) == PoolsSeen(running={KEY: 2}, wanted={KEY: 3}, unavailable={}, details={})
 
     @pytest.mark.parametrize(
         ("nodes", "reason"),
@@ -68,7 +68,9 @@ class TestWhoCanServe:
         ],
     )
     def test_a_pool_without_an_accepted_living_node_cannot(self, nodes: tuple[NodeFacts, ...], reason: str):
-        assert reason in seen(state(1), nodes=nodes).unavailable[KEY]
+        look = seen(state(1), nodes=nodes)
+        assert look.unavailable[KEY] == "no node that may carry it is there and accepted"
+        assert reason in look.details[KEY]
 
     def test_a_pool_that_is_not_deployed_cannot(self):
         assert seen(None).unavailable[KEY] == "it is not deployed"
@@ -83,8 +85,10 @@ class TestWhoCanServe:
         assert not seen(state(0), pool=replace(POOL, least_replicas=0)).unavailable
 
     def test_a_sleeping_one_that_cannot_start_says_why(self):
-        broken = state(0, status="DEPLOY_FAILED", message="The deployment failed.\nno such weights")
-        assert seen(broken, pool=replace(POOL, least_replicas=0)).unavailable[KEY].endswith("no such weights")
+        broken = state(0, status="DEPLOY_FAILED", message="The deployment failed.\nno weights in /srv/secret")
+        look = seen(broken, pool=replace(POOL, least_replicas=0))
+        assert look.unavailable[KEY] == "its replicas do not start"
+        assert look.details[KEY].endswith(": no weights in /srv/secret")
 
 
 class View:
@@ -102,6 +106,17 @@ class TestTheWatch:
         await watch.look_once()
         assert view.seen == [({KEY: 1}, {}, {KEY: 1})]
         assert woken == ["b"]
+
+    async def test_operators_are_told_what_is_the_matter_once_and_clients_never(self, caplog: pytest.LogCaptureFixture):
+        looks = iter([seen(state(1), nodes=()), seen(state(1), nodes=()), seen(state(1)), seen(state(1), nodes=())])
+        view = View()
+        watch = PoolWatch(view, lambda: next(looks), next_to_wake=lambda: None, wake=lambda _: None)
+        for _ in range(4):
+            await watch.look_once()
+        assert [record.message for record in caplog.records] == [
+            f"{KEY} can't serve: no living node carries joule-mesh.io/operator=acme, joule-mesh.io/region=eu-fi"
+        ] * 2
+        assert "joule-mesh.io" not in str(view.seen)
 
     async def test_it_survives_a_controller_that_is_away(self, caplog: pytest.LogCaptureFixture):
         view = View()
@@ -149,16 +164,22 @@ class FakeHandle:
         self.check_health = self
         self._fails = fails
 
-    async def remote(self) -> None:
+    def remote(self) -> "asyncio.Task[None]":
         self.asked += 1
+        self.answer = asyncio.create_task(self._answer())
+        return self.answer
+
+    async def _answer(self) -> None:
         await self.awake.wait()
         if self._fails:
             raise RuntimeError("it does not start")
 
 
 class Books:
-    def __init__(self) -> None:
+    def __init__(self, wakes_in_s: float = 60.0) -> None:
         self.in_flight = 0
+        self.wakes_in_s = wakes_in_s
+        self.was_given_back = asyncio.Event()
 
     def took(self, pool: str) -> None:
         self.in_flight += 1
@@ -166,6 +187,10 @@ class Books:
     def gave_back(self, pool: str, service_s: float | None) -> None:
         assert service_s is None
         self.in_flight -= 1
+        self.was_given_back.set()
+
+    def wake_s(self, pool: str) -> float:
+        return self.wakes_in_s
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -183,3 +208,14 @@ async def test_a_pool_is_woken_by_one_request_that_counts_until_it_is_awake(fail
     waker.wake("a")
     await asyncio.sleep(0)
     assert handle.asked == 2
+
+
+async def test_a_waking_that_comes_to_nothing_is_given_up_and_asks_for_no_replica_any_more():
+    handle, books = FakeHandle(), Books(wakes_in_s=0.01)
+    PoolWaker(books, {"a": handle}).wake("a")  # type: ignore[dict-item]
+    await asyncio.sleep(0)
+    assert books.in_flight == 1
+    async with asyncio.timeout(5):
+        await books.was_given_back.wait()
+    assert handle.answer.cancelled()
+    assert books.in_flight == 0
