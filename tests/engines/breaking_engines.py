@@ -30,8 +30,8 @@ _ENGINE_PROMPTS: Final = (
     "Describe bees with many emoji \N{HONEYBEE} \N{SUNFLOWER}.",
 )
 _UNFAULTED: Final = 2
-_STRIKES_AFTER: Final = (0.2, 0.7)
-_TRIES: Final = 3
+_STRIKES_AFTER: Final = (0.1, 0.4)
+_TRIES: Final = 4
 _READY_WITHIN_S: Final = 240.0
 _POLL_S: Final = 1.0
 _REFUSALS: Final = (502, 503, 504)
@@ -150,10 +150,12 @@ class BreakingEngines:
         victims = self._victims(fault, pool)
         number = signal.SIGSTOP if fault.endswith("stopped") else signal.SIGKILL
         share = self._random.uniform(*_STRIKES_AFTER)
+        struck: list[float] = []
 
         def strike() -> None:
             for victim in victims:
                 send(victim, number)
+            struck.append(time.monotonic())
 
         if request == "stream":
             strikes_at = max(2, round(share * question.known.tokens))
@@ -170,6 +172,8 @@ class BreakingEngines:
                 send(victim, signal.SIGCONT if goes_on else signal.SIGKILL)
         elif fault == "node lost":
             self._ask_the_lost(pool)
+        when = f"{struck[0] - exchange.begun_s:.2f}" if struck else "never"
+        self._say(f"{fault} in a {request} answer on {pool}, at {when} of {exchange.ended_s - exchange.begun_s:.2f} s:")
         return self._told(fault, request, pool, question, exchange)
 
     def _victims(self, fault: str, pool: str) -> list[psutil.Process]:
@@ -204,9 +208,8 @@ class BreakingEngines:
             lost_s=exchange.ended_s - exchange.begun_s - question.takes_s[request],
         )
         self._say(
-            f"{fault} in a {request} answer on {pool}: {exchange.outcome}, {broken.lost_s:.2f} s lost, attempts that "
-            f"failed: {', '.join(broken.outcomes) or 'none'}; resumed after {resumed_after} tokens "
-            f"{exchange.detail or ''}"
+            f"  {exchange.outcome}, {broken.lost_s:.2f} s lost, attempts that failed: "
+            f"{', '.join(broken.outcomes) or 'none'}; resumed after {resumed_after} tokens {exchange.detail or ''}"
         )
         return broken
 
