@@ -36,6 +36,8 @@ _READY_WITHIN_S: Final = 240.0
 _POLL_S: Final = 1.0
 _REFUSALS: Final = (502, 503, 504)
 _REFUSED_WITHIN_S: Final = 15.0
+_LEAVES_AFTER_S: Final = 2.0
+_TIMEOUT_S: Final = 90.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +120,7 @@ class BreakingEngines:
             f"{self._url}/v1/chat/completions",
             json=body,
             headers={"Authorization": f"Bearer {self._customer.key}"},
-            timeout=90,
+            timeout=_TIMEOUT_S,
         )
         response.raise_for_status()
         answer = response.json()
@@ -192,7 +194,7 @@ class BreakingEngines:
             response = requests.get(
                 f"{self._url}/v1/receipts/{exchange.receipt_id}",
                 headers={"Authorization": f"Bearer {self._customer.key}"},
-                timeout=90,
+                timeout=_TIMEOUT_S,
             )
             response.raise_for_status()
             receipt = response.json()
@@ -222,31 +224,33 @@ class BreakingEngines:
             verdict.findings["faults"].append(f"{broken.fault} on {broken.pool}: {told}")
 
     def _ask_the_lost(self, pool: str) -> None:
-        """A request that is pinned to the lost place: refused with the reason, until that place is back."""
+        """Requests that are pinned to the lost place: refused with the reason, or kept waiting until it is back."""
         place = self._sites.places[pool]
         give_up = time.monotonic() + _REFUSED_WITHIN_S
         while time.monotonic() < give_up:
-            response = self._pinned(place.region)
-            if response.status_code == requests.codes.ok:
+            try:
+                response = self._pinned(place.region, timeout_s=_LEAVES_AFTER_S)
+            except requests.Timeout:
+                self.pinned.append("")
+                continue
+            if response.ok:
                 where = response.headers["X-Routed-To"].rpartition("/")[0]
-                said = "" if where == f"{place.operator}/{place.region}" else f"it went to {where}"
-            else:
-                message = response.json()["error"]["message"]
-                is_told = response.status_code in _REFUSALS
-                said = "" if is_told else f"status {response.status_code}: {message}"
-                if response.status_code == requests.codes.unavailable and "Retry-After" in response.headers:
-                    self._say(f"  pinned to {place.region} meanwhile: 503, {message[:160]}")
-                    self.pinned.append(said)
-                    return
-            self.pinned.append(said)
+                self.pinned.append("" if where == f"{place.operator}/{place.region}" else f"it went to {where}")
+                continue
+            message = response.json()["error"]["message"]
+            is_told = response.status_code in _REFUSALS
+            self.pinned.append("" if is_told else f"status {response.status_code}: {message}")
+            if response.status_code == requests.codes.unavailable and "Retry-After" in response.headers:
+                self._say(f"  pinned to {place.region} meanwhile: 503, {message}")
+                return
             time.sleep(_POLL_S)
 
-    def _pinned(self, region: str) -> requests.Response:
+    def _pinned(self, region: str, *, timeout_s: float = _TIMEOUT_S) -> requests.Response:
         return requests.post(
             f"{self._url}/v1/chat/completions",
             json=_body("Say yes.", {"max_tokens": 1}),
             headers={"Authorization": f"Bearer {self._customer.key}", "X-Region": region},
-            timeout=90,
+            timeout=timeout_s,
         )
 
     def wait_until_ready(self) -> None:

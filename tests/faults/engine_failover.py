@@ -113,6 +113,8 @@ class EngineRun:
         self._verdict.findings["pinned to a lost node"] += wrong
         engines = self._processes.all_engines()
         self._verdict.figures["engines"] = f"{len(engines)} engine processes for {len(self._sites.places)} replicas"
+        if len(engines) > len(self._sites.places):
+            self._verdict.findings["engines"].append(f"engines without a replica: {[each.pid for each in engines]}")
 
     def judge(self) -> None:
         """The books, as every run that breaks something has them judged."""
