@@ -4,6 +4,7 @@ The order is that of need: Ray, the signers and the ledger that they sign for, a
 pools (an engine takes longest), and last the ingress, so that an open port means a mesh that answers.
 """
 
+import asyncio
 import hashlib
 import os
 import secrets
@@ -417,6 +418,7 @@ def build_door(settings: Settings, selectors: NodeSelectors, dispatch: Dispatch,
         random_bytes=secrets.token_bytes,
         wall_clock_ns=time.time_ns,
         clock=time.monotonic,
+        pause=asyncio.sleep,
     )
     return Composition(
         door=door,

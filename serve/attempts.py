@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +27,8 @@ from serve.sent_events import SentEvents
 _LOG = logging.getLogger(__name__)
 _MICROJOULES_PER_JOULE = 10**6
 _RETRY_AFTER_S = 2
+# With the second pause doubled, longer than Ray Serve takes to find that a replica's engine is dead.
+_AGAIN_AFTER_S = 2.0
 MOST_KEPT_BYTES = 8 * 1024 * 1024
 """Of one stream, compressed; a hundred thousand tokens and more, with their log probabilities."""
 _STATUSES = {
@@ -148,7 +150,7 @@ def _generates_alike(pool: Pool, other: Pool) -> bool:
 class Attempts:
     """Runs requests: at most ``most`` attempts for each, and one more for each pool that is full.
 
-    ``clock`` counts seconds and never goes back.
+    ``clock`` counts seconds and never goes back; ``pause`` waits so many.
     """
 
     def __init__(
@@ -161,6 +163,7 @@ class Attempts:
         deadlines: Deadlines,
         most: int,
         clock: Callable[[], float],
+        pause: Callable[[float], Awaitable[None]],
         most_kept_bytes: int = MOST_KEPT_BYTES,
     ) -> None:
         """A stream is resumed as long as keeping what was sent of it takes no more than ``most_kept_bytes``."""
@@ -172,6 +175,7 @@ class Attempts:
         self._most = most
         self._most_kept_bytes = most_kept_bytes
         self._clock = clock
+        self._pause = pause
 
     async def items(self, job: Job) -> AsyncGenerator[Begun | Payload | Settled, None]:
         """`Begun`, the answer's events (or its one body) and `Settled`: one answer, however many attempts it took.
@@ -186,6 +190,8 @@ class Attempts:
         try:
             while True:
                 pool = course.next_pool(self._is_doubtful)
+                if pause_s := course.pause_s(pool):
+                    await self._pause(pause_s)
                 try:
                     async with aclosing(self._attempt(course, pool)) as items:
                         async for item in items:
@@ -251,6 +257,11 @@ class _Course:
         if pool is None:
             raise self._exhausted()
         return pool
+
+    def pause_s(self, pool: Pool) -> float:
+        """How long to wait before the attempt: at once, it would find the same broken replica that failed before."""
+        times = sum(each.pool.key == pool.key for each in self._tried)
+        return _AGAIN_AFTER_S * 2 ** (times - 1) if times else 0.0
 
     def send(self, data: bytes) -> Payload:
         """An event goes to the client; it is remembered where the answer could be resumed."""

@@ -1,6 +1,6 @@
 """The way of one request: tier, plan, hold, run, settle. Knows pools, a ledger and values; no HTTP."""
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Protocol, cast
@@ -78,8 +78,9 @@ class Door:
         random_bytes: Callable[[int], bytes],
         wall_clock_ns: Callable[[], int],
         clock: Callable[[], float],
+        pause: Callable[[float], Awaitable[None]],
     ) -> None:
-        """``attempts`` is the most for one request; ``clock`` counts seconds and never goes back."""
+        """``attempts`` is the most for one request; ``clock`` counts seconds and never goes back, ``pause`` waits."""
         self._pools = pools
         self._planner = planner
         self._tiers = tiers
@@ -96,6 +97,7 @@ class Door:
             deadlines=deadlines,
             most=attempts,
             clock=clock,
+            pause=pause,
         )
 
     @property

@@ -241,6 +241,7 @@ class Bench:
     def __post_init__(self) -> None:
         self.dispatch = FakeDispatch(*self.scripts)
         self.health = PoolHealth(lambda: 0.0)
+        self.pauses: list[float] = []
         ticks = itertools.count()
         self.attempts = Attempts(
             dispatch=self.dispatch,
@@ -251,7 +252,11 @@ class Bench:
             most=self.most,
             most_kept_bytes=self.most_kept_bytes,
             clock=lambda: float(next(ticks)),
+            pause=self._pause,
         )
+
+    async def _pause(self, seconds: float) -> None:
+        self.pauses.append(seconds)
 
     async def items(self, *, stream: bool) -> AsyncGenerator[Begun | Payload | Settled, None]:
         body = {"model": "auto", "messages": [{"role": "user", "content": "count"}], "stream": stream, **self.body}
@@ -343,6 +348,15 @@ async def test_a_unary_answer_that_fails_before_it_is_settled_is_given_by_the_ne
     assert bench.health.is_set_aside(_A)
     assert not bench.health.is_set_aside(_OTHER)
     assert set(bench.load.in_flight.values()) == {0}
+
+
+async def test_a_pool_that_failed_is_tried_again_only_after_a_pause_another_one_at_once():
+    alone = Bench([fails(after=0), fails(after=0), answers], pools=(_A,))
+    assert (await alone.run(stream=False))[1:] == [_BODY, _RECEIPT]
+    assert alone.pauses == [2.0, 4.0]
+    beside = Bench([fails(after=0), fails(after=0), answers])
+    await beside.run(stream=False)
+    assert beside.pauses == []
 
 
 @pytest.mark.parametrize("after", [0, 1])

@@ -41,6 +41,10 @@ def _clock() -> float:
     return 0.0
 
 
+async def _no_pause(seconds: float) -> None:
+    """Between two tries of one pool."""
+
+
 def _pool(key: str, tier: Tier) -> Pool:
     model, _, site = key.partition("@")
     operator, _, region = site.partition("/")
@@ -90,6 +94,7 @@ def _door(tier: Tier, unavailable: dict[str, str] | None = None) -> Door:
         random_bytes=bytes,
         wall_clock_ns=lambda: 0,
         clock=_clock,
+        pause=_no_pause,
     )
 
 

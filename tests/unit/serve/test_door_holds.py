@@ -206,11 +206,16 @@ def make_door(ledger: FakeLedger, *attempts: Attempt, prices: tuple[float, float
         random_bytes=bytes,
         wall_clock_ns=lambda: 1,
         clock=_clock,
+        pause=_no_pause,
     )
 
 
 def _clock() -> float:
     return 0.0
+
+
+async def _no_pause(seconds: float) -> None:
+    """Between two tries of one pool."""
 
 
 def chat(*, stream: bool = False) -> ChatRequest:
