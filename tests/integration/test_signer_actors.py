@@ -332,6 +332,11 @@ async def test_each_signer_refuses_a_wrong_receipt_whoever_asks(local_ray: str, 
     await house.sign(group, [(first, first_said)])
     year_ns = 365 * 86_400 * 10**9
     now = {"start_unix_ns": time.time_ns() + year_ns, "end_unix_ns": time.time_ns() + year_ns}
+    early = changed(
+        second,
+        execution={**now, "duration_ms": 0},
+        placement={"accepted_unix_ns": now["start_unix_ns"], "waited_ms": 0},
+    )
     wrong: list[tuple[bytes, SignedStatement | None, Refusal, str]] = [
         (changed(second, chain={"prev_sha256": "ab" * 32}), second_said, Refusal.CHAIN, "prev_sha256 is not that"),
         (changed(second, chain={"seq": 3}), second_said, Refusal.BEHIND, "asked for receipt 3"),
@@ -340,7 +345,7 @@ async def test_each_signer_refuses_a_wrong_receipt_whoever_asks(local_ray: str, 
         (changed(second, carbon={"gco2eq_total": 0.5}), second_said, Refusal.POLICY, "carbon.gco2eq_total is 0.5"),
         (changed(second, energy={"active_joules": 0.3}), second_said, Refusal.POLICY, "energy.total_joules"),
         (changed(second, verification={"key_id": "ab" * 8}), second_said, Refusal.POLICY, "it names the key"),
-        (changed(second, execution={**now, "duration_ms": 0}), second_said, Refusal.POLICY, "future of this signer's"),
+        (early, second_said, Refusal.POLICY, "future of this signer's"),
         (with_energy(second, 7.2), second_said, Refusal.POLICY, "its energy is 7200000 microjoules, its meter has"),
         (with_energy(second, 720), greedy_statement(second, 720), Refusal.POLICY, "more than it has counted"),
         (second, None, Refusal.POLICY, "without a statement"),
