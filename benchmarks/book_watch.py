@@ -66,10 +66,13 @@ class BookCheck:
 
     @property
     def off_quanta(self) -> float:
-        """How far the book is outside of what the reader allows; one step of the counter at each end is natural."""
+        """How far the book is outside of what the reader allows; one step of the counter at each end is natural.
+
+        To a thousandth: a step of 20,833.3 microjoules is read as 20,833, and two of them as 41,667.
+        """
         booked = self.booked_microjoules
         off = max(self.least_read_microjoules - booked, booked - self.most_read_microjoules, 0)
-        return off / self.quantum_microjoules
+        return round(off / self.quantum_microjoules, 3)
 
     @property
     def blur_quanta(self) -> float:

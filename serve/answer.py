@@ -6,7 +6,6 @@ from typing import Any
 
 from serve.messages import DONE, Payload, Settled
 
-_PICOGRAMS_PER_MILLIGRAM = 1e9
 _FINISHED = b'"finish_reason":"'
 _USAGE = b'"choices":[],"usage":{'
 

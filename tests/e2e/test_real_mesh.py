@@ -128,10 +128,13 @@ def _newest_receipt(mesh) -> dict:
         return json.loads(ledger.execute(query).fetchone()[0])
 
 
-def test_a_wrong_field_that_only_the_engine_knows_is_refused_in_the_envelope(client):
+def test_a_wrong_field_is_refused_in_the_envelope_by_the_door_or_by_the_engine(client):
     with pytest.raises(openai.BadRequestError) as refused:
         client.chat.completions.create(model="auto", messages=_MESSAGES, max_tokens=8, extra_body={"min_tokens": 9})
     assert refused.value.body["code"] == "bad_request"
+    with pytest.raises(openai.UnprocessableEntityError, match="has a context of 2048 tokens") as refused:
+        client.chat.completions.create(model="auto", messages=_MESSAGES, max_tokens=10**6)
+    assert refused.value.body["code"] == "unprocessable_entity"
     with pytest.raises(openai.UnprocessableEntityError) as refused:
         client.chat.completions.create(model="auto", messages=[{"role": "user", "content": [{"type": "nope"}]}])
     assert refused.value.body["code"] == "unprocessable_entity"

@@ -231,6 +231,7 @@ class TestWaitingUntilANodeIsKnown:
     def test_it_returns_when_the_cluster_knows_it(self):
         looks = iter([False, True])
         wait_until_known(lambda: next(looks), lambda: True, within_s=_WITHIN_S)
+        assert list(looks) == [], "it looked again after the first look had found nothing"
 
     def test_one_whose_raylet_dies_meanwhile_is_not_waited_for(self):
         with pytest.raises(StartFailed, match="raylet died"):
