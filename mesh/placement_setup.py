@@ -1,4 +1,4 @@
-"""From settings to placement's values: pools, their deployments, pins, rates and the carbon feed."""
+"""From settings to what placement plans with: nodes, replicas, pins, rates and the carbon feed."""
 
 import os
 import time
@@ -71,31 +71,6 @@ def rates_of(settings: Settings) -> ExchangeRates:
 def account_pins(settings: Settings) -> dict[str, Pins]:
     """What accounts allow, by name."""
     return {each.name: Pins(residency=each.residency, operators=each.operators) for each in settings.accounts}
-
-
-def pool_of(pool: PoolSettings, settings: Settings, *, model_revision: str | None) -> Pool:
-    """A pool as the ingress knows it."""
-    model, site = settings.model(pool.model), settings.site(pool.site)
-    prior = pool.prior_joules_per_token or model.prior_joules_per_token
-    least, most = (pool.replicas,) * 2 if isinstance(pool.replicas, int) else (pool.replicas.min, pool.replicas.max)
-    return Pool(
-        key=pool.key,
-        model=model.name,
-        model_revision=model_revision,
-        site=site.site(),
-        silicon=pool.silicon,
-        capable_up_to=model.capable_up_to,
-        context_tokens=model.context_tokens,
-        features=model.features,
-        prior_microjoules_per_token=prior * 1e6,
-        usd_per_kwh=settings.price.usd_per_kwh if site.usd_per_kwh is None else site.usd_per_kwh,
-        max_ongoing=pool.max_ongoing_requests,
-        wake_s=pool.wake_s,
-        simulated=any(kind.simulated for kind in settings.silicon if kind.kind == pool.silicon),
-        network_s=site.network_ms / 1000,
-        least_replicas=least,
-        most_replicas=most,
-    )
 
 
 def replicas_of(pool: PoolSettings) -> "Replicas":

@@ -1,11 +1,11 @@
-"""From settings to each pool's engine and deployment."""
+"""From settings to each pool, its engine and its deployment."""
 
 import importlib.metadata
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from clusters.grid import YearlyMeansFeed
-from mesh.placement_setup import node_catalogue, pool_of, replica_rates, replicas_of
+from mesh.placement_setup import node_catalogue, replica_rates, replicas_of
 from mesh.settings import PoolSettings, Settings, WeightsSettings
 from serve.deadlines import Deadlines
 from serve.engine_spec import EngineSpec, VllmSpec
@@ -83,4 +83,24 @@ def deadlines_of(settings: Settings) -> Deadlines:
 
 def known_pool(pool: PoolSettings, settings: Settings) -> Pool:
     """The pool as the ingress knows it, with its model's revision."""
-    return pool_of(pool, settings, model_revision=weights_source(settings.model(pool.model).weights).revision)
+    model, site = settings.model(pool.model), settings.site(pool.site)
+    prior = pool.prior_joules_per_token or model.prior_joules_per_token
+    least, most = (pool.replicas,) * 2 if isinstance(pool.replicas, int) else (pool.replicas.min, pool.replicas.max)
+    return Pool(
+        key=pool.key,
+        model=model.name,
+        model_revision=weights_source(model.weights).revision,
+        site=site.site(),
+        silicon=pool.silicon,
+        capable_up_to=model.capable_up_to,
+        context_tokens=model.context_tokens,
+        features=model.features,
+        prior_microjoules_per_token=prior * 1e6,
+        usd_per_kwh=settings.price.usd_per_kwh if site.usd_per_kwh is None else site.usd_per_kwh,
+        max_ongoing=pool.max_ongoing_requests,
+        wake_s=pool.wake_s,
+        simulated=any(kind.simulated for kind in settings.silicon if kind.kind == pool.silicon),
+        network_s=site.network_ms / 1000,
+        least_replicas=least,
+        most_replicas=most,
+    )

@@ -73,7 +73,7 @@ async def with_energy(items: AsyncIterator[Payload | Settled], *, include_usage:
     async for item in items:
         if isinstance(item, Settled):
             if held is not None:
-                yield _with_member(held, "energy", energy_object(json.loads(item.receipt)))
+                yield _with_member(held, "energy", energy_object(item.document))
             yield DONE
             return
         event = item.data

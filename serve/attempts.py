@@ -1,6 +1,5 @@
 """The attempts of one request: the next candidate when one fails, also in the middle of a stream."""
 
-import json
 import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -358,8 +357,7 @@ class _Visit(AbstractContextManager["_Visit"]):
 
 def _teach(lessons: Lessons, job: Job, pool: Pool, settled: Settled, *, is_resumed: bool) -> None:
     """What the receipt says; of a resumed answer it counts only the end, which is no answer's length."""
-    receipt = json.loads(settled.receipt)
-    joules, tokens = receipt["energy"]["total_joules"], receipt["workload"]["tokens"]
+    joules, tokens = settled.document["energy"]["total_joules"], settled.document["workload"]["tokens"]
     microjoules = None if joules is None else round(joules * _MICROJOULES_PER_JOULE)
     # What was cached drew next to nothing, and would teach that reading a prompt does.
     lessons.learn(pool.key, tokens["input"] - tokens["cached"], tokens["output"], microjoules)

@@ -14,7 +14,7 @@ from serve.chat_request import ChatRequest
 from serve.deadlines import Deadlines
 from serve.errors import RequestRefused
 from serve.explain import Explanation
-from serve.hold_amount import PoolCost, most_usd_picos
+from serve.hold_amount import most_usd_picos, pool_cost
 from serve.holds import Holds
 from serve.messages import Payload, Settled, Started
 from serve.planner import Planner
@@ -158,8 +158,9 @@ class Door:
             price_version=self._price.version,
             carbon=self._carbon,
         )
+        costs = [pool_cost(pool, self._planner.token_rates(pool.key)) for pool in pools]
         with self._planner.expecting(pools[0].key):
-            hold = await self._holds.place(account, request_id, most_usd_picos(request, map(self._cost, pools)))
+            hold = await self._holds.place(account, request_id, most_usd_picos(request, costs))
         items = self._attempts.items(Job(asked=asked, request=request, pools=pools, hold=hold))
         begun = await anext(items)
         assert isinstance(begun, Begun), f"an answer's first item was {type(begun).__name__}"
@@ -169,14 +170,6 @@ class Door:
             tier=tier,
             started=begun.started,
             items=cast("AsyncGenerator[Payload | Settled, None]", items),
-        )
-
-    def _cost(self, pool: Pool) -> PoolCost:
-        rates = self._planner.token_rates(pool.key)
-        return PoolCost(
-            context_tokens=pool.context_tokens,
-            microjoules_per_token=rates.larger_microjoules_per_token,
-            usd_per_kwh=pool.usd_per_kwh,
         )
 
 

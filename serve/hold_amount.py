@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from placement.energy_rates import TokenRates
-from placement.fleet import PoolFacts
 from receipts.arithmetic import price_usd_picos
 from serve.chat_request import ChatRequest
+from serve.pools import Pool
 
 ENERGY_SAFETY_FACTOR = 10
 """How many times what its pool's dearer kind of token is known to draw a token may draw.
@@ -30,7 +30,7 @@ class PoolCost:
     usd_per_kwh: float
 
 
-def pool_cost(pool: PoolFacts, rates: TokenRates) -> PoolCost:
+def pool_cost(pool: Pool, rates: TokenRates) -> PoolCost:
     """A pool's cost at its present rates."""
     return PoolCost(
         context_tokens=pool.context_tokens,

@@ -1,7 +1,6 @@
 """The HTTP ingress: OpenAI's routes in front of the `Door`, receipts and the group key for everyone who asks."""
 
 import asyncio
-import json
 import logging
 import time
 import traceback
@@ -251,9 +250,8 @@ async def _unary(answer: Answer) -> Response:
         settled = await anext(items)
     assert isinstance(payload, Payload), "an answer without a body"
     assert isinstance(settled, Settled), "an answer without a receipt"
-    receipt = json.loads(settled.receipt)
-    headers = {**_answer_headers(answer), **energy_headers(receipt)}
-    return Response(unary_body(payload.data, receipt), media_type="application/json", headers=headers)
+    headers = {**_answer_headers(answer), **energy_headers(settled.document)}
+    return Response(unary_body(payload.data, settled.document), media_type="application/json", headers=headers)
 
 
 def _streamed(answer: Answer, chat: ChatRequest) -> Response:

@@ -1,7 +1,10 @@
 """Values that pass between the room's actors: what a replica streams to the ingress, how a meter introduces itself."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 EVENT_END = b"\n\n"
 """The blank line that ends each event of a stream, and is nowhere inside one."""
@@ -40,11 +43,17 @@ class Working:
     """A unary answer makes progress; it says no more than that."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Settled:
-    """Last item: the receipt's signed bytes, durably stored."""
+    """Last item: the receipt's signed bytes, durably stored. Without slots, for these leave no room for `document`."""
 
     receipt: bytes
+
+    @cached_property
+    def document(self) -> dict[str, Any]:
+        """The receipt, parsed once for all who read it; not to be changed."""
+        document: dict[str, Any] = json.loads(self.receipt)
+        return document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

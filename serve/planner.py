@@ -157,11 +157,9 @@ class Planner:
         """Take in how long a finished answer (one choice) of this tier was, and what its limit had been."""
         self._lengths.observe(tier, tokens_out, max_tokens)
 
-    def see(
-        self, replicas: Mapping[str, int], unavailable: Mapping[str, str], wanted: Mapping[str, int] | None = None
-    ) -> None:
+    def see(self, replicas: Mapping[str, int], unavailable: Mapping[str, str], wanted: Mapping[str, int]) -> None:
         """What the watch saw: replicas that run (and are wanted), and why some pools can't serve now."""
-        self._loads.see(replicas, replicas if wanted is None else wanted)
+        self._loads.see(replicas, wanted)
         self._unavailable = tuple(unavailable.get(pool.key) for pool in self._pools)
 
     def is_asleep(self, pool: str) -> bool:

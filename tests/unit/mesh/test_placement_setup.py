@@ -13,11 +13,11 @@ from mesh.placement_setup import (
     account_pins,
     node_catalogue,
     node_selectors,
-    pool_of,
     rates_of,
     replica_rates,
     start_carbon_feed,
 )
+from mesh.pool_setup import known_pool
 from mesh.settings import Settings, load_settings
 from placement.pins import Pins
 
@@ -48,7 +48,7 @@ def two_sites() -> dict[str, Any]:
 
 
 def pools(settings: Settings) -> list[Any]:
-    return [pool_of(pool, settings, model_revision="r1") for pool in settings.pools]
+    return [known_pool(pool, settings) for pool in settings.pools]
 
 
 def nodes(*labels: dict[str, str], settings: Settings) -> Inventory:

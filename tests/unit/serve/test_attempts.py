@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_pool import make_pool
 
 from clusters.grid import YearlyMeansFeed
-from clusters.sites import Site
 from placement.pins import Pins
 from placement.plan import Candidate, ExchangeRates, Plan
 from placement.tiers import Tier
@@ -196,34 +196,6 @@ class FakeLedger:
         return
 
 
-def _pool(key: str) -> Pool:
-    model, _, place = key.partition("@")
-    operator, region, *_ = place.split("/")
-    return Pool(
-        key=key,
-        model=model,
-        model_revision="1",
-        site=Site(
-            operator=operator,
-            legal_entity=None,
-            region=region,
-            country=None,
-            grid_zone="WORLD",
-            dc_pue=1.2,
-            dc_ref_renewable_share=None,
-        ),
-        silicon=None,
-        capable_up_to=Tier.L3,
-        context_tokens=100,
-        features=frozenset(),
-        prior_microjoules_per_token=1.0,
-        usd_per_kwh=0.5,
-        max_ongoing=1,
-        wake_s=30.0,
-        simulated=True,
-    )
-
-
 _A, _B, _OTHER = "m@o/a", "m@o/b", "big@o/c"
 
 
@@ -261,7 +233,7 @@ class Bench:
     async def items(self, *, stream: bool) -> AsyncGenerator[Begun | Payload | Settled, None]:
         body = {"model": "auto", "messages": [{"role": "user", "content": "count"}], "stream": stream, **self.body}
         request = parse_chat(body, len(json.dumps(body)))
-        pools = [_pool(key) for key in self.pools]
+        pools = [make_pool(key, simulated=True) for key in self.pools]
         plan = Plan(candidates=[_candidate(pool.key) for pool in pools], rejections=[])
         rates = ExchangeRates(usd_per_kgco2=0.2, usd_per_hour_waited=0.01)
         asked = AskedRequest(
@@ -589,7 +561,7 @@ async def test_an_engine_always_counts_usage_and_gets_the_pools_own_model():
     assert (body["model"], body["stream_options"]) == ("m", {"include_usage": True})
 
 
-_POOLS = [_pool(key) for key in ("m@o/a", "m@o/b", "big@o/c", "m@o/d", "big@o/e")]
+_POOLS = [make_pool(key) for key in ("m@o/a", "m@o/b", "big@o/c", "m@o/d", "big@o/e")]
 _TRIED = st.lists(st.builds(Tried, pool=st.sampled_from(_POOLS), is_full=st.booleans()), max_size=8)
 
 

@@ -5,9 +5,9 @@ from http import HTTPStatus
 from typing import Any
 
 import pytest
+from made_pool import make_pool
 
 from clusters.grid import YearlyMeansFeed
-from clusters.sites import Site
 from placement.pins import Pins
 from placement.plan import ExchangeRates
 from placement.tiers import Tier, TierSigns
@@ -17,7 +17,6 @@ from serve.door import Door, Price
 from serve.errors import RequestRefused
 from serve.planner import Planner
 from serve.pool_health import PoolHealth
-from serve.pools import Pool
 
 _FI, _DE = "small@nordic/eu-fi", "big@mitte/eu-de"
 
@@ -45,40 +44,13 @@ async def _no_pause(seconds: float) -> None:
     """Between two tries of one pool."""
 
 
-def _pool(key: str, tier: Tier) -> Pool:
-    model, _, site = key.partition("@")
-    operator, _, region = site.partition("/")
-    return Pool(
-        key=key,
-        model=model,
-        model_revision=None,
-        site=Site(
-            operator=operator,
-            legal_entity=None,
-            region=region,
-            country=None,
-            grid_zone="WORLD",
-            dc_pue=1.0,
-            dc_ref_renewable_share=None,
-        ),
-        silicon=None,
-        capable_up_to=tier,
-        context_tokens=100,
-        features=frozenset(),
-        prior_microjoules_per_token=1.0,
-        usd_per_kwh=0.5,
-        max_ongoing=1,
-        wake_s=1.0,
-        simulated=False,
-    )
-
-
 def _door(tier: Tier, unavailable: dict[str, str] | None = None) -> Door:
-    pools = {_FI: _pool(_FI, Tier.L1), _DE: _pool(_DE, Tier.L3)}
+    pools = {_FI: make_pool(_FI, capable_up_to=Tier.L1), _DE: make_pool(_DE, capable_up_to=Tier.L3)}
     health = PoolHealth(_clock)
     rates = ExchangeRates(usd_per_kgco2=0.0, usd_per_hour_waited=0.0)
     planner = Planner(pools, YearlyMeansFeed(), rates, health, _clock)
-    planner.see(dict.fromkeys(pools, 1), unavailable or {})
+    replicas = dict.fromkeys(pools, 1)
+    planner.see(replicas, unavailable or {}, replicas)
     untouched: Any = Untouched()
     return Door(
         pools=pools,

@@ -8,9 +8,9 @@ from http import HTTPStatus
 from typing import Any
 
 import pytest
+from made_pool import make_pool
 
 from clusters.grid import YearlyMeansFeed
-from clusters.sites import Site
 from placement.energy_rates import prior_rates
 from placement.pins import Pins
 from placement.plan import ExchangeRates
@@ -24,7 +24,6 @@ from serve.holds import Holds
 from serve.messages import DONE, Payload, Refused, ReplicaItem, Settled, Started
 from serve.planner import Planner
 from serve.pool_health import PoolHealth
-from serve.pools import Pool
 
 _STARTED = Started(replica="r", silicon="cpu", energy_method=None)
 _RECEIPT = Settled(
@@ -161,37 +160,15 @@ class FakeTiers:
 
 
 def make_door(ledger: FakeLedger, *attempts: Attempt, prices: tuple[float, float] = (0.5, 0.5)) -> Door:
-    site = Site(
-        operator="o",
-        legal_entity=None,
-        region="r",
-        country=None,
-        grid_zone="WORLD",
-        dc_pue=1.0,
-        dc_ref_renewable_share=None,
-    )
     pools = {
-        name: Pool(
-            key=name,
-            model="m",
-            model_revision=None,
-            site=site,
-            silicon=silicon,
-            capable_up_to=Tier.L3,
-            context_tokens=2048,
-            features=frozenset(),
-            prior_microjoules_per_token=1e5,
-            usd_per_kwh=price,
-            max_ongoing=8,
-            wake_s=1.0,
-            simulated=False,
-        )
-        for name, silicon, price in zip(("m@o/r/first", "m@o/r/second"), ("first", "second"), prices, strict=True)
+        key: make_pool(key, context_tokens=2048, prior_microjoules_per_token=1e5, usd_per_kwh=price)
+        for key, price in zip(("m@o/r/first", "m@o/r/second"), prices, strict=True)
     }
     carbon, health = YearlyMeansFeed(), PoolHealth(_clock)
     rates = ExchangeRates(usd_per_kgco2=0.0, usd_per_hour_waited=0.0)
     planner = Planner(pools, carbon, rates, health, _clock)
-    planner.see(dict.fromkeys(pools, 1), {})
+    replicas = dict.fromkeys(pools, 1)
+    planner.see(replicas, {}, replicas)
     return Door(
         pools=pools,
         planner=planner,

@@ -5,10 +5,9 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_pool import make_pool
 
 from placement.energy_rates import TokenRates
-from placement.fleet import PoolFacts
-from placement.tiers import Tier
 from serve.chat_request import ChatRequest, parse_chat
 from serve.hold_amount import ENERGY_SAFETY_FACTOR, TEMPLATE_TOKENS, PoolCost, most_tokens, most_usd_picos, pool_cost
 
@@ -76,23 +75,9 @@ def test_the_dearest_pool_counts_which_need_not_be_the_one_that_draws_most_per_t
 
 @pytest.mark.parametrize(("per_input", "per_output"), [(1e4, 3e5), (3e5, 1e4)])
 def test_the_dearer_kind_of_token_counts(per_input, per_output):
-    facts = PoolFacts(
-        pool="p",
-        model="m",
-        model_revision=None,
-        operator="o",
-        region="eu-fi",
-        country="FI",
-        silicon=None,
-        capable_up_to=Tier.L3,
-        context_tokens=_CONTEXT,
-        features=frozenset(),
-        usd_per_kwh=0.25,
-        dc_pue=1.1,
-        network_s=0.0,
-    )
+    pool = make_pool("m@o/r", context_tokens=_CONTEXT, usd_per_kwh=0.25)
     rates = TokenRates(microjoules_per_input_token=per_input, microjoules_per_output_token=per_output)
-    assert pool_cost(facts, rates) == PoolCost(context_tokens=_CONTEXT, microjoules_per_token=3e5, usd_per_kwh=0.25)
+    assert pool_cost(pool, rates) == PoolCost(context_tokens=_CONTEXT, microjoules_per_token=3e5, usd_per_kwh=0.25)
 
 
 def test_a_price_of_0_holds_nothing():

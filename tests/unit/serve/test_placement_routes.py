@@ -73,7 +73,8 @@ async def ask(method: str, path: str, *, body: Any = None, account: str = "acme"
         each.key: each for each in (pool("a", "FI", "eu-fi"), pool("b", "PL", "eu-pl"), pool("c", "US", "us-east"))
     }
     planner = Planner(pools, YearlyMeansFeed(), PREFERENCES["balanced"], PoolHealth(time.monotonic), time.monotonic)
-    planner.see(dict.fromkeys(pools, 1), {"b": "no living node carries it"})
+    replicas = dict.fromkeys(pools, 1)
+    planner.see(replicas, {"b": "no living node carries it"}, replicas)
     app = FastAPI()
 
     async def account_of(request: Request) -> str:

@@ -294,10 +294,10 @@ class TestSleepingPools:
         mesh.planner.took("a")
         mesh.planner.see({"a": 0, "b": 1}, {}, {"a": 1, "b": 1})
         mesh.clock.now_s += wake_s
-        mesh.planner.see({"a": 1, "b": 1}, {})
+        mesh.planner.see({"a": 1, "b": 1}, {}, {"a": 1, "b": 1})
         assert not mesh.planner.is_asleep("a")
         mesh.planner.gave_back("a", 1.0)
-        mesh.planner.see({"a": 0, "b": 1}, {})
+        mesh.planner.see({"a": 0, "b": 1}, {}, {"a": 0, "b": 1})
 
     def test_a_client_that_went_before_anything_started_leaves_no_waking_behind(self):
         mesh = self.sleeping()
@@ -354,11 +354,11 @@ class TestPins:
 
     def test_a_pool_that_is_unavailable_is_refused_for_now(self):
         mesh = Mesh(pool("a"))
-        mesh.planner.see({"a": 0}, {"a": "no living node carries it"})
+        mesh.planner.see({"a": 0}, {"a": "no living node carries it"}, {"a": 0})
         planned = mesh.planner.plan(chat(), Tier.L0, Pins())
         assert not planned.candidates
         assert (planned.rejections[0].reason, planned.rejections[0].is_for_now) == ("no living node carries it", True)
-        mesh.planner.see({"a": 1}, {})
+        mesh.planner.see({"a": 1}, {}, {"a": 1})
         assert mesh.order() == ["a"]
 
 

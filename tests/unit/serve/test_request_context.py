@@ -1,36 +1,22 @@
 """What an attempt carries to its receipt."""
 
+from made_pool import make_pool
+
 from clusters.grid import GridIntensity
-from clusters.sites import Site
 from placement.pins import Pins
 from placement.plan import Candidate, ExchangeRates, Plan, Rejection
 from placement.tiers import Tier
 from receipts.draft import Attempt, RequestContext
-from serve.pools import Pool
 from serve.request_context import AskedRequest, Placed
 
-_SITE = Site(
-    operator="nordic",
+_POOL = make_pool(
+    "m@nordic/eu-fi/epyc",
+    model_revision="r1",
     legal_entity="Nordic Oy",
-    region="eu-fi",
     country="FI",
     grid_zone="FI",
-    dc_pue=1.1,
     dc_ref_renewable_share=0.9,
-)
-_POOL = Pool(
-    key="m@nordic/eu-fi/epyc",
-    model="m",
-    model_revision="r1",
-    site=_SITE,
-    silicon="epyc",
-    capable_up_to=Tier.L3,
-    context_tokens=100,
-    features=frozenset(),
-    prior_microjoules_per_token=1.0,
     usd_per_kwh=0.3,
-    max_ongoing=1,
-    wake_s=1.0,
     simulated=True,
 )
 
