@@ -9,6 +9,9 @@ UV     := $(VENV)/bin/uv
 # An NVIDIA driver means the CUDA build of vLLM; anything else runs on the CPU.
 LOCK   ?= $(if $(shell command -v nvidia-smi),gpu,cpu)
 STAMP  := $(VENV)/.installed-$(LOCK)
+# Other people's clients and peers ask for other versions than the engine: environments of their own.
+CLIENTS := $(VENV)/clients
+PEERS   := $(VENV)/peers
 
 # torch's CPU build is on PyTorch's own index, or in a folder of wheels that the machine names.
 WHEELS := $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS),--torch-backend $(if $(filter gpu,$(LOCK)),auto,cpu))
@@ -25,7 +28,7 @@ run: $(STAMP) ## Start the mesh on this machine, send one request, keep serving 
 demo: $(STAMP) ## The same, and stop after the one request
 	@$(VENV)/bin/jc demo
 
-test: $(STAMP) ## Every test, the real engine included
+test: $(STAMP) $(CLIENTS)/.installed ## Every test, the real engine included
 	$(VENV)/bin/pytest
 
 check: $(STAMP) ## Lint, formatting, types, import layers
@@ -40,7 +43,7 @@ format: $(STAMP) ## Format the code
 
 install: $(STAMP) ## Only the environment
 
-bench: $(STAMP) ## Measure everything: set-up, against vLLM, signing, metering, energy, ledger, export, verifying (about an hour)
+bench: $(STAMP) $(PEERS)/.installed ## Measure everything: set-up, against vLLM, signing, metering, energy, ledger, export, verifying (about an hour)
 	$(VENV)/bin/python -m benchmarks
 
 bench-placement: $(STAMP) ## Replay days of traffic over real grids: what choosing the pool saves (2 minutes)
@@ -56,7 +59,7 @@ engine-failover: $(STAMP) ## Three sites with real engines: placement, pins, and
 	$(VENV)/bin/python tests/faults/engine_failover.py
 
 lock: $(UV) ## Resolve the locks anew from pyproject.toml
-	clusters/locks/resolve $(UV)
+	clusters/locks/resolve $(UV) --upgrade
 
 clean: ## Remove the environment; data and cached weights stay
 	rm -rf $(VENV)
@@ -74,4 +77,16 @@ $(STAMP): clusters/locks/$(LOCK).txt clusters/locks/weights.txt pyproject.toml |
 	@$(UV_PIP) install --quiet --no-deps --editable .
 	@echo "[install 3/3] byte-compiling, which every later start gains from"
 	@$(VENV)/bin/python -m compileall -q -j 0 $(VENV)/lib > /dev/null 2>&1 || true
+	@touch $@
+
+$(CLIENTS)/.installed: clusters/locks/clients.txt | $(UV)
+	@echo "[clients] LangChain's and LlamaIndex's, for their tests"
+	@$(UV) venv --quiet --clear --python $(VENV)/bin/python $(CLIENTS)
+	@VIRTUAL_ENV=$(CLIENTS) $(UV) pip install --quiet --no-deps -r clusters/locks/clients.txt
+	@touch $@
+
+$(PEERS)/.installed: clusters/locks/peers.txt | $(UV)
+	@echo "[peers] what the mesh is measured beside"
+	@$(UV) venv --quiet --clear --python $(VENV)/bin/python $(PEERS)
+	@VIRTUAL_ENV=$(PEERS) $(UV) pip install --quiet --no-deps -r clusters/locks/peers.txt
 	@touch $@

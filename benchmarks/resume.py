@@ -25,6 +25,7 @@ from mesh.settings import load_settings
 from serve.engine_spec import Engine, VllmSpec
 from serve.messages import Payload
 from serve.seam import Seam
+from serve.shapes import Shape
 
 _STREAMS = 100
 _AT_ONCE = 4
@@ -190,7 +191,7 @@ async def _cut(engines: Sequence[Engine], kind: str, body: Mapping[str, Any], ch
 
 
 async def _stream(engine: Engine, request_id: str, body: Mapping[str, Any], delivered: Sequence[int]) -> list[Payload]:
-    async with aclosing(engine.chat(request_id, body, delivered)) as items:
+    async with aclosing(engine.answer(request_id, Shape.CHAT, body, delivered)) as items:
         return [item async for item in items if isinstance(item, Payload)]
 
 

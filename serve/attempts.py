@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -12,11 +12,11 @@ from typing import Any, Protocol, Self, assert_never
 
 from placement.tiers import Tier
 from receipts.draft import Attempt
-from serve.chat_request import ChatRequest
 from serve.deadlines import Deadlines, LimitAfter
 from serve.errors import AttemptFailed, RequestRefused, SeamBroken
 from serve.holds import Hold
-from serve.messages import Payload, Refused, ReplicaItem, Settled, Started, Working
+from serve.messages import EngineTask, Payload, Refused, ReplicaItem, Settled, Started, Working
+from serve.model_request import ModelRequest
 from serve.pool_health import PoolHealth
 from serve.pools import Pool
 from serve.request_context import AskedRequest
@@ -44,16 +44,13 @@ class Dispatch(Protocol):
     def __call__(
         self,
         pool: str,
-        request_id: str,
-        context: bytes,
-        body: Mapping[str, Any],
-        delivered: Sequence[int],
+        task: EngineTask,
         limit_after: LimitAfter,
     ) -> AsyncGenerator[ReplicaItem, None]:
         """Stream the attempt until `Settled` or `Refused`, each item in its time.
 
-        ``delivered`` are the answer's token ids that its client has from earlier attempts. Closing the iterator
-        aborts the attempt, at its account's cost; an error that is thrown into it makes it fail, at the mesh's.
+        Closing the iterator aborts the attempt, at its account's cost; an error that is thrown into it makes it fail,
+        at the mesh's.
 
         Raises:
             AttemptFailed: the replica died, hung or could not be reached; nothing runs of it any more.
@@ -102,7 +99,7 @@ class Job:
     """One request with its ``pools`` in the order of its plan."""
 
     asked: AskedRequest
-    request: ChatRequest
+    request: ModelRequest
     pools: Sequence[Pool]
     hold: Hold
 
@@ -222,12 +219,17 @@ class Attempts:
     def _run(self, course: "_Course", pool: Pool) -> AsyncGenerator[ReplicaItem, None]:
         request = course.job.request
         wake_s = self._load.wake_s(pool.key) if self._load.is_asleep(pool.key) else 0.0
+        asked = course.job.asked
+        task = EngineTask(
+            request_id=asked.request_id,
+            shape=request.shape,
+            context=asked.context(pool, course.attempts, len(course.delivered)).to_json(),
+            body=_engine_body(request, pool),
+            delivered=tuple(course.delivered),
+        )
         return self._dispatch(
             pool.key,
-            course.job.asked.request_id,
-            course.job.asked.context(pool, course.attempts, len(course.delivered)).to_json(),
-            _engine_body(request, pool),
-            tuple(course.delivered),
+            task,
             partial(self._deadlines.limit, is_stream=request.stream, wake_s=wake_s),
         )
 
@@ -444,7 +446,7 @@ def _broke_off(outcome: str, why: str) -> RequestRefused:
     return RequestRefused(HTTPStatus.BAD_GATEWAY, f"the answer broke off: {outcome}; {why}")
 
 
-def _engine_body(request: ChatRequest, pool: Pool) -> dict[str, Any]:
+def _engine_body(request: ModelRequest, pool: Pool) -> dict[str, Any]:
     """The client's body for the engine: the chosen model's name, and usage always counted."""
     body = {**request.body, "model": pool.model}
     if request.stream:

@@ -14,7 +14,7 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from serve.deadlines import LimitAfter, within
 from serve.errors import AttemptFailed, NotBooked, SeamBroken
-from serve.messages import GivenUp, Payload, Refused, ReplicaItem, Settled, Started
+from serve.messages import EngineTask, GivenUp, Payload, Refused, ReplicaItem, Settled, Started
 
 _LOG = logging.getLogger(__name__)
 _METERS_ANSWER_WITHIN_S = 2.0
@@ -41,10 +41,7 @@ class ServeDispatch:
     async def __call__(
         self,
         pool: str,
-        request_id: str,
-        context: bytes,
-        body: Mapping[str, Any],
-        delivered: Sequence[int],
+        task: EngineTask,
         limit_after: LimitAfter,
     ) -> AsyncGenerator[ReplicaItem, None]:
         """Stream the attempt; however the iteration ends, the replica is told to stop.
@@ -57,10 +54,9 @@ class ServeDispatch:
         """
         items = cast(
             "DeploymentResponseGenerator[ReplicaItem]",
-            self._handles[pool].chat.remote(request_id, context, body, delivered),
+            self._handles[pool].answer.remote(task),
         )
-        attempt = _Attempt(request_id, context)
-        is_stream = bool(body.get("stream"))
+        attempt = _Attempt(task.request_id, task.context)
         ends: list[Settled | AttemptFailed] = []
 
         async def give_up() -> None:
@@ -71,7 +67,7 @@ class ServeDispatch:
                 async for item in timely:
                     yield item
                     if isinstance(item, Payload):
-                        attempt.is_whole = item.is_last(is_stream=is_stream)
+                        attempt.is_whole = item.is_last(is_stream=task.is_stream)
                     elif isinstance(item, Started):
                         attempt.replica = item.replica
                     elif isinstance(item, Settled | Refused):

@@ -10,13 +10,13 @@ from placement.pins import Pins
 from placement.plan import Plan
 from placement.tiers import Tier, TierSigns
 from serve.attempts import Attempts, Begun, Dispatch, Job
-from serve.chat_request import ChatRequest
 from serve.deadlines import Deadlines
 from serve.errors import RequestRefused
 from serve.explain import Explanation
 from serve.hold_amount import most_usd_picos, pool_cost
 from serve.holds import Holds
 from serve.messages import Payload, Settled, Started
+from serve.model_request import ModelRequest
 from serve.planner import Planner
 from serve.pool_health import PoolHealth
 from serve.pools import Pool
@@ -119,7 +119,7 @@ class Door:
         """128 random bits as 32 hex digits; the receipt, the answer and the energy book all carry it."""
         return self._random_bytes(16).hex()
 
-    def explain(self, request: ChatRequest, pins: Pins) -> Explanation:
+    def explain(self, request: ModelRequest, pins: Pins) -> Explanation:
         """How the pools rank for this request at this moment; nothing runs.
 
         Raises:
@@ -129,7 +129,7 @@ class Door:
         needs = self._planner.needs(request, tier, pins)
         return Explanation(tier=tier, needs=needs, plan=self._planner.plan_for(needs), rates=self._planner.rates)
 
-    async def answer(self, request_id: str, account: str, tag: str | None, request: ChatRequest, pins: Pins) -> Answer:
+    async def answer(self, request_id: str, account: str, tag: str | None, request: ModelRequest, pins: Pins) -> Answer:
         """Hold the most that it can cost, then run the request on the best pool; when an attempt fails, on the next.
 
         Returns when a stream has its first event, or a unary answer is whole.

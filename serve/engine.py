@@ -55,6 +55,7 @@ from serve.engine_spec import VllmSpec
 from serve.errors import EngineBroke, EngineStartFailed, RequestRefused
 from serve.messages import Payload, Working
 from serve.seam import why_not_resumable
+from serve.shapes import Shape
 from serve.signs_of_work import ended, signs, with_signs
 from serve.token_trail import TokenTrail
 
@@ -308,7 +309,7 @@ def _continuing(request: EngineCoreRequest, delivered: Sequence[int]) -> EngineC
     return continued
 
 
-class ChatEngine:
+class VllmEngine:
     """A started engine and vLLM's chat serving around it."""
 
     def __init__(self, engine: ResumableEngine, state: State) -> None:
@@ -316,7 +317,7 @@ class ChatEngine:
         self._state = state
 
     @classmethod
-    async def start(cls, spec: VllmSpec, weights: str, meter_socket: str, replica: str) -> "ChatEngine":
+    async def start(cls, spec: VllmSpec, weights: str, meter_socket: str, replica: str) -> "VllmEngine":
         """Start the engine's child process and wait until it is ready; errors are vLLM's own."""
         parser = make_arg_parser(FlexibleArgumentParser())
         namespace = _parsed(parser, spec.command_line(weights))
@@ -336,8 +337,8 @@ class ChatEngine:
         """Stop the engine's child processes."""
         self._engine.shutdown(timeout=2)
 
-    async def chat(
-        self, request_id: str, body: Mapping[str, Any], delivered: Sequence[int] = ()
+    async def answer(
+        self, request_id: str, shape: Shape, body: Mapping[str, Any], delivered: Sequence[int] = ()
     ) -> AsyncGenerator[Payload | Working, None]:
         """As `serve.engine_spec.Engine` promises; the answer's id is ``chatcmpl-`` and ``request_id``, 32 hex digits.
 
@@ -345,6 +346,7 @@ class ChatEngine:
             RequestRefused: vLLM found the request wrong, or it can't be taken up after ``delivered``.
             EngineBroke: vLLM failed.
         """
+        assert shape is Shape.CHAT, shape
         request = _validated(body)
         if delivered and (reason := why_not_resumable(body)) is not None:
             raise RequestRefused(HTTPStatus.UNPROCESSABLE_ENTITY, f"the answer can't be resumed: {reason}")

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from serve.messages import Payload, Working
+from serve.shapes import Shape
 from serve.weights import HubWeights, WeightsSource, prepare
 
 
 class Engine(Protocol):
-    """Answers chat completions in OpenAI's shapes and reports its steps to the host meter."""
+    """Answers requests in their APIs' shapes and reports its steps to the host meter."""
 
-    def chat(
-        self, request_id: str, body: Mapping[str, Any], delivered: Sequence[int] = ()
+    def answer(
+        self, request_id: str, shape: Shape, body: Mapping[str, Any], delivered: Sequence[int] = ()
     ) -> AsyncGenerator[Payload | Working, None]:
         """Server-sent events when ``body["stream"]`` is true, else one JSON body; closing it aborts the request.
 
@@ -65,9 +66,9 @@ class VllmSpec:
         weights = await asyncio.to_thread(prepare, self.weights, self.cache_dir)
         # Ray sets it to the CPUs that it reserves; OpenMP reads it when torch is imported, here and in the children.
         os.environ["OMP_NUM_THREADS"] = str(self.threads or os.cpu_count() or 1)
-        from serve.engine import ChatEngine
+        from serve.engine import VllmEngine
 
-        return await ChatEngine.start(self, weights, meter_socket, replica)
+        return await VllmEngine.start(self, weights, meter_socket, replica)
 
     @property
     def model_revision(self) -> str | None:

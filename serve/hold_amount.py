@@ -7,7 +7,7 @@ from typing import Any
 
 from placement.energy_rates import TokenRates
 from receipts.arithmetic import price_usd_picos
-from serve.chat_request import ChatRequest
+from serve.model_request import ModelRequest
 from serve.pools import Pool
 
 ENERGY_SAFETY_FACTOR = 10
@@ -39,7 +39,7 @@ def pool_cost(pool: Pool, rates: TokenRates) -> PoolCost:
     )
 
 
-def most_usd_picos(request: ChatRequest, pools: Iterable[PoolCost]) -> int:
+def most_usd_picos(request: ModelRequest, pools: Iterable[PoolCost]) -> int:
     """The most that ``request`` can cost on any of these pools, in pico-USD; 0 where energy costs nothing.
 
     Most tokens, times the larger of the pool's two rates per token (learned, or the prior), `ENERGY_SAFETY_FACTOR` and
@@ -50,7 +50,7 @@ def most_usd_picos(request: ChatRequest, pools: Iterable[PoolCost]) -> int:
     return max((_on(request, pool) for pool in pools), default=0)
 
 
-def most_tokens(request: ChatRequest, context_tokens: int) -> int:
+def most_tokens(request: ModelRequest, context_tokens: int) -> int:
     """Input and output tokens of all the request's choices together, at most, in a context of so many tokens.
 
     No tokenizer makes more tokens of a text than it has bytes, and the body has all text of the prompt in it.
@@ -68,7 +68,7 @@ def _is_all_text(messages: Iterable[Mapping[str, Any]]) -> bool:
     return all(part.get("type") == "text" for content in contents if isinstance(content, list) for part in content)
 
 
-def _on(request: ChatRequest, pool: PoolCost) -> int:
+def _on(request: ModelRequest, pool: PoolCost) -> int:
     tokens = most_tokens(request, pool.context_tokens)
     microjoules = math.ceil(tokens * pool.microjoules_per_token * ENERGY_SAFETY_FACTOR)
     return price_usd_picos(microjoules, pool.usd_per_kwh)

@@ -22,7 +22,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from receipts.errors import LedgerError
 from serve.answer import energy_headers, unary_body, with_energy
-from serve.chat_request import ChatRequest, parse_chat, parse_json_object, read_body
 from serve.composition import Composition
 from serve.dispatch import ServeDispatch
 from serve.door import Answer, Dispatch, Door
@@ -31,6 +30,7 @@ from serve.holds import Holds
 from serve.loopback import keep_to_loopback
 from serve.messages import Payload, Settled
 from serve.meter_routes import MeterRoutes
+from serve.model_request import ModelRequest, parse_chat, parse_json_object, read_body
 from serve.openai_errors import envelope, known_status, stream_error
 from serve.placement_routes import PlacementRoutes
 from serve.pool_waker import PoolWaker
@@ -254,11 +254,11 @@ async def _unary(answer: Answer) -> Response:
     return Response(unary_body(payload.data, settled.document), media_type="application/json", headers=headers)
 
 
-def _streamed(answer: Answer, chat: ChatRequest) -> Response:
+def _streamed(answer: Answer, chat: ModelRequest) -> Response:
     return StreamingResponse(_events(answer, chat), media_type="text/event-stream", headers=_answer_headers(answer))
 
 
-async def _events(answer: Answer, chat: ChatRequest) -> AsyncGenerator[bytes, None]:
+async def _events(answer: Answer, chat: ModelRequest) -> AsyncGenerator[bytes, None]:
     async with aclosing(answer.items) as items:
         try:
             async for event in with_energy(items, include_usage=chat.include_usage):

@@ -1,16 +1,37 @@
-"""Values that pass between the room's actors: what a replica streams to the ingress, how a meter introduces itself."""
+"""Values that pass between the room's actors: what a replica is to answer and streams back, and a meter's card."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+
+from serve.shapes import Shape
 
 EVENT_END = b"\n\n"
 """The blank line that ends each event of a stream, and is nowhere inside one."""
 
 DONE = b"data: [DONE]" + EVENT_END
 """The event that ends a stream."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineTask:
+    """One attempt as its replica gets it. ``context`` is what the receipt says beside the meter's figures.
+
+    ``delivered`` are the answer's token ids that its client has from earlier attempts, which this one goes on after.
+    """
+
+    request_id: str
+    shape: Shape
+    context: bytes
+    body: Mapping[str, Any]
+    delivered: tuple[int, ...] = ()
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the answer is a stream of events."""
+        return bool(self.body.get("stream"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,9 +5,9 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 
-from serve.chat_request import parse_chat, parse_json_object, read_body
 from serve.door import Door
 from serve.explain import explanation_object, pool_object
+from serve.model_request import parse_chat, parse_json_object, read_body
 from serve.request_pins import REGION_HEADER, RequestPins
 
 

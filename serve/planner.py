@@ -16,8 +16,8 @@ from placement.pins import Pins
 from placement.plan import ExchangeRates, Fleet, LiveFigures, Plan, PoolFacts, RequestNeeds, plan
 from placement.scaling import PoolLoad, next_to_wake
 from placement.tiers import Tier
-from serve.chat_request import ChatRequest
 from serve.errors import RequestRefused
+from serve.model_request import ModelRequest
 from serve.pool_loads import PoolLoads
 from serve.pools import Pool
 
@@ -94,7 +94,7 @@ class Planner:
         """The exchange rates of the ranking."""
         return self._rates
 
-    def plan(self, request: ChatRequest, tier: Tier, pins: Pins) -> Plan:
+    def plan(self, request: ModelRequest, tier: Tier, pins: Pins) -> Plan:
         """Rank the pools for this request, with the model that it names pinned.
 
         Raises:
@@ -108,7 +108,7 @@ class Planner:
         """Rank the pools for these needs, as they stand now."""
         return plan(needs, self._fleet, self._live(self._loads.waits_s()), self._rates)
 
-    def needs(self, request: ChatRequest, tier: Tier, pins: Pins) -> RequestNeeds:
+    def needs(self, request: ModelRequest, tier: Tier, pins: Pins) -> RequestNeeds:
         """What the request asks of a pool; tokens are a forecast.
 
         Raises:

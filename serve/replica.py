@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ from serve.engine_silence import EngineSilence
 from serve.engine_spec import Engine, EngineSpec
 from serve.errors import EngineBroke, NotBooked, RequestRefused
 from serve.loopback import keep_to_loopback
-from serve.messages import MeterCard, Refused, ReplicaItem, Settled, Started
+from serve.messages import EngineTask, MeterCard, Refused, ReplicaItem, Settled, Started
 from serve.meter_actor import meter_of_this_host
 from serve.routing_stats import RoutingStats
 
@@ -80,13 +80,11 @@ class EngineReplica:
         """Ray Serve asks for it each second, and tells the pool's routers when it has changed."""
         return self._routing.snapshot()
 
-    async def chat(
-        self, request_id: str, context: bytes, body: Mapping[str, Any], delivered: Sequence[int] = ()
-    ) -> AsyncGenerator[ReplicaItem, None]:
+    async def answer(self, task: EngineTask) -> AsyncGenerator[ReplicaItem, None]:
         """Answer one request: `Started`, then `Payload` and `Working` items, then `Settled`; or `Refused` alone.
 
-        ``delivered`` are the token ids that an earlier attempt's answer goes on after; it is said from its beginning
-        all the same. How long it may be silent is the door's to judge, which then gives it up.
+        An answer that goes on after delivered tokens is said from its beginning all the same. How long it may be
+        silent is the door's to judge, which then gives it up.
 
         However it ends (finished, cut off by the client, failed), the host meter settles the request, and delivers
         the settlement to the ledger itself when nobody is left here to wait for it.
@@ -96,10 +94,11 @@ class EngineReplica:
             NotBooked: the meter or the ledger could not take the request in, or its end.
         """
         outcome, has_started, began_at = "aborted", False, self._routing.begin()
+        request_id, context = task.request_id, task.context
         try:
             await _booked(self._meter.begin.remote(request_id, self._replica, context))
             with self._silence.listened_to():
-                async with aclosing(self._engine.chat(request_id, body, delivered)) as items:
+                async with aclosing(self._engine.answer(request_id, task.shape, task.body, task.delivered)) as items:
                     async for item in items:
                         self._silence.end()
                         if not has_started:

@@ -23,6 +23,7 @@ from typing import Any
 from metering.engine_steps import RequestWork, StepReporter
 from serve.errors import EngineBroke, RequestRefused
 from serve.messages import DONE, Payload, Working
+from serve.shapes import Shape
 
 _BURN_S = 0.004
 _FREEZE_S = 10
@@ -58,8 +59,8 @@ class EchoEngine:
     def stop(self) -> None:
         self._reporter.close()
 
-    async def chat(
-        self, request_id: str, body: Mapping[str, Any], delivered: Sequence[int] = ()
+    async def answer(
+        self, request_id: str, shape: Shape, body: Mapping[str, Any], delivered: Sequence[int] = ()
     ) -> AsyncGenerator[Payload | Working, None]:
         words = str(body["messages"][-1]["content"]).split()[: body.get("max_tokens") or None]
         if words[:1] == ["!refuse"]:

@@ -18,8 +18,9 @@ from mesh.ray_session import join_ray
 from mesh.run_state import DataFolder
 from receipts.draft import Attempt, RequestContext
 from receipts.placement_section import CandidatePool, Pins, PlacementContext, Rates
-from serve.messages import DONE, Payload, Settled, Started
+from serve.messages import DONE, EngineTask, Payload, Settled, Started
 from serve.seam import Seam
+from serve.shapes import Shape
 
 _MODEL = "smollm2-135m-instruct"
 _POOL = f"{_MODEL}@self-hosted/local"
@@ -94,7 +95,14 @@ async def _resumed(handle: Any, body: dict[str, Any], whole: Answer, cut: int) -
 async def _answer(handle: Any, body: dict[str, Any], delivered: Sequence[int]) -> Answer:
     request_id = secrets.token_hex(16)
     payloads: list[Payload] = []
-    async for item in handle.chat.remote(request_id, _context(request_id, len(delivered)), body, delivered):
+    task = EngineTask(
+        request_id=request_id,
+        shape=Shape.CHAT,
+        context=_context(request_id, len(delivered)),
+        body=body,
+        delivered=tuple(delivered),
+    )
+    async for item in handle.answer.remote(task):
         if isinstance(item, Payload):
             payloads.append(item)
         elif isinstance(item, Settled):

@@ -57,9 +57,24 @@ class Asked:
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory) -> Iterator[Asked]:
-    with running_echo_mesh(tmp_path_factory.mktemp("conditions"), accounts=ACCOUNTS) as mesh:
-        yield Asked(mesh)
+def share_secret() -> Iterator[None]:
+    """From the environment, for every start but those with another."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("JOULE_MESH_SHARE_SECRET", "5e" * 32)
+        yield
+
+
+@pytest.fixture(scope="module")
+def first_life() -> Iterator[contextlib.ExitStack]:
+    """What ends the first mesh, whose folder the later tests go on with."""
+    with contextlib.ExitStack() as life:
+        yield life
+
+
+@pytest.fixture(scope="module")
+def asked(share_secret, first_life, tmp_path_factory) -> Asked:
+    data_dir = tmp_path_factory.mktemp("conditions") / "data"
+    return Asked(first_life.enter_context(running_echo_mesh(data_dir, accounts=ACCOUNTS)))
 
 
 @contextmanager
@@ -113,17 +128,13 @@ def test_while_another_process_locks_the_ledger_answers_wait_or_fail_and_nothing
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory) -> Iterator[Path]:
-    """The data folder of a mesh that has signed receipts, under a share secret from the environment, and stopped."""
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("JOULE_MESH_SHARE_SECRET", "5e" * 32)
-        data_dir = tmp_path_factory.mktemp("stopped") / "data"
-        with running_echo_mesh(data_dir, accounts=ACCOUNTS) as mesh:
-            asked = Asked(mesh)
-            for account in ("anna", "bela", "anna", "bela"):
-                assert asked.ask("unary", 2, account).outcome == "answered"
-            asked.assert_sound()
-        yield data_dir
+def stopped(asked, first_life) -> Path:
+    """The data folder of the mesh, which has signed receipts, now that it has stopped."""
+    for account in ("anna", "bela", "anna", "bela"):
+        assert asked.ask("unary", 2, account).outcome == "answered"
+    asked.assert_sound()
+    first_life.close()
+    return asked.mesh.data_dir
 
 
 def test_another_share_secret_at_a_restart_is_said_and_changes_nothing(stopped, monkeypatch):

@@ -10,7 +10,8 @@ import pytest
 from ray.exceptions import RayActorError
 
 from serve.errors import AttemptFailed, NotBooked, SeamBroken
-from serve.messages import DONE, GivenUp, Payload, Refused, ReplicaItem, Settled, Started
+from serve.messages import DONE, EngineTask, GivenUp, Payload, Refused, ReplicaItem, Settled, Started
+from serve.shapes import Shape
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Ray Serve's own, when it is imported
@@ -68,7 +69,7 @@ class Remote:
 
 class FakeHandle:
     def __init__(self, items: FakeItems) -> None:
-        self.chat = Remote(lambda *_: items)
+        self.answer = Remote(lambda *_: items)
 
     def options(self, *, stream: bool) -> "FakeHandle":
         assert stream
@@ -128,7 +129,8 @@ class Bench:
         self._dispatch = ServeDispatch({"p": handle}, lambda: of_hosts, meters_answer_within_s=0.2)
 
     def run(self, limit_after: Any = time_enough, *, stream: bool = True) -> Any:
-        return self._dispatch("p", _REQUEST, _CONTEXT, {"stream": stream}, (), limit_after)
+        task = EngineTask(request_id=_REQUEST, shape=Shape.CHAT, context=_CONTEXT, body={"stream": stream})
+        return self._dispatch("p", task, limit_after)
 
     async def failure(self, limit_after: Any = time_enough) -> AttemptFailed:
         with pytest.raises(AttemptFailed) as failed:

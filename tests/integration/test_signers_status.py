@@ -1,4 +1,7 @@
-"""`jc signers status` on a running mesh: all well, and with too few signers alive."""
+"""`jc signers status` on a running mesh: all well, and with too few signers alive.
+
+The mesh is everybody's, and the last who ask it are these tests, by this file's name: they kill signers.
+"""
 
 import contextlib
 import json
@@ -8,17 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psutil
-import pytest
-from running_echo import EchoMesh, running_echo_mesh
+from running_echo import EchoMesh
 
 _RECOVERY_S = 60
-
-
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory) -> Iterator[EchoMesh]:
-    """One of its own: its signers are killed."""
-    with running_echo_mesh(tmp_path_factory.mktemp("signers")) as running:
-        yield running
 
 
 def _jc(mesh: EchoMesh, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -62,37 +57,37 @@ def _is_signed(mesh: EchoMesh, receipt_id: str) -> bool:
     return mesh.receipt(receipt_id)["verification"]["signature"] is not None
 
 
-def test_a_group_that_signs(mesh: EchoMesh) -> None:
-    receipt_id = mesh.chat("sign this").headers["X-Receipt-Id"]
-    assert mesh.wait_until(lambda: _is_signed(mesh, receipt_id))
-    printed = _jc(mesh, "status")
+def test_a_group_that_signs(echo_mesh: EchoMesh) -> None:
+    receipt_id = echo_mesh.chat("sign this").headers["X-Receipt-Id"]
+    assert echo_mesh.wait_until(lambda: _is_signed(echo_mesh, receipt_id))
+    printed = _jc(echo_mesh, "status")
     assert printed.returncode == 0, printed.stderr
     for words in ("3 of 5 sign; 5 ready", "signer", "nonces", "no receipt waits", "receipts/s signed"):
         assert words in printed.stdout
-    report = json.loads(_jc(mesh, "status", "--json").stdout)
+    report = json.loads(_jc(echo_mesh, "status", "--json").stdout)
     assert [each["state"] for each in report["signers"]] == ["ready"] * 5
     assert sum(each["vouched"] > 0 for each in report["signers"]) == 3, "one quorum signs, the others are spare"
     assert all(each["node"] and abs(each["clock_ahead_s"]) < 60 for each in report["signers"])
     assert (report["unsigned_receipts"], report["oldest_unsigned_age_s"]) == (0, None)
 
 
-def test_taking_back_a_signer_that_is_not_excluded_is_an_error(mesh: EchoMesh) -> None:
-    refused = _jc(mesh, "readmit", "2")
+def test_taking_back_a_signer_that_is_not_excluded_is_an_error(echo_mesh: EchoMesh) -> None:
+    refused = _jc(echo_mesh, "readmit", "2")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr == "jc: signer 2 is not excluded\n"
 
 
-def test_with_three_dead_receipts_wait_and_are_signed_later(mesh: EchoMesh) -> None:
-    with _only_two_alive(mesh):
-        receipt_id = mesh.chat("sign this later").headers["X-Receipt-Id"]
-        printed = _jc(mesh, "status")
+def test_with_three_dead_receipts_wait_and_are_signed_later(echo_mesh: EchoMesh) -> None:
+    with _only_two_alive(echo_mesh):
+        receipt_id = echo_mesh.chat("sign this later").headers["X-Receipt-Id"]
+        printed = _jc(echo_mesh, "status")
         assert printed.returncode == 1, printed.stdout + printed.stderr
         assert "TOO FEW, receipts wait until 3 are" in printed.stdout
         assert "is away: " in printed.stdout
         assert "1 receipts wait, the oldest" in printed.stdout
-        assert not _is_signed(mesh, receipt_id)
-    assert mesh.wait_until(lambda: _is_signed(mesh, receipt_id), _RECOVERY_S)
-    assert mesh.wait_until(lambda: _jc(mesh, "status").returncode == 0, _RECOVERY_S)
+        assert not _is_signed(echo_mesh, receipt_id)
+    assert echo_mesh.wait_until(lambda: _is_signed(echo_mesh, receipt_id), _RECOVERY_S)
+    assert echo_mesh.wait_until(lambda: _jc(echo_mesh, "status").returncode == 0, _RECOVERY_S)
 
 
 def test_without_a_mesh_there_is_nothing_to_show(tmp_path) -> None:

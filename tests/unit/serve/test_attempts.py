@@ -21,11 +21,11 @@ from receipts.draft import RequestContext
 from receipts.holds import HoldAnswer
 from serve.answer import with_energy
 from serve.attempts import Attempts, Begun, Job, Tried, next_pool
-from serve.chat_request import parse_chat
 from serve.deadlines import Deadlines, LimitAfter
 from serve.errors import AttemptFailed, RequestRefused, SeamBroken
 from serve.holds import Holds
-from serve.messages import DONE, Payload, Refused, ReplicaItem, Settled, Started, Working
+from serve.messages import DONE, EngineTask, Payload, Refused, ReplicaItem, Settled, Started, Working
+from serve.model_request import parse_chat
 from serve.pool_health import PoolHealth
 from serve.pools import Pool
 from serve.request_context import AskedRequest, Placed
@@ -128,14 +128,11 @@ class FakeDispatch:
     async def __call__(
         self,
         pool: str,
-        request_id: str,
-        context: bytes,
-        body: Mapping[str, Any],
-        delivered: Sequence[int],
+        task: EngineTask,
         limit_after: LimitAfter,
     ) -> AsyncGenerator[ReplicaItem, None]:
         assert self.open == 0, "two attempts at once"
-        call = Call(pool, RequestContext.from_json(context), body, tuple(delivered), limit_after(None))
+        call = Call(pool, RequestContext.from_json(task.context), task.body, task.delivered, limit_after(None))
         self.calls.append(call)
         self.open += 1
         try:

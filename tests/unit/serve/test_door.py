@@ -11,10 +11,10 @@ from clusters.grid import YearlyMeansFeed
 from placement.pins import Pins
 from placement.plan import ExchangeRates
 from placement.tiers import Tier, TierSigns
-from serve.chat_request import ChatRequest, parse_chat
 from serve.deadlines import Deadlines
 from serve.door import Door, Price
 from serve.errors import RequestRefused
+from serve.model_request import ModelRequest, parse_chat
 from serve.planner import Planner
 from serve.pool_health import PoolHealth
 
@@ -70,12 +70,12 @@ def _door(tier: Tier, unavailable: dict[str, str] | None = None) -> Door:
     )
 
 
-def _request(**body: object) -> ChatRequest:
+def _request(**body: object) -> ModelRequest:
     whole = {"model": "auto", "messages": [{"role": "user", "content": "hello"}], **body}
     return parse_chat(whole, len(json.dumps(whole)))
 
 
-async def _refusal(door: Door, request: ChatRequest, pins: Pins) -> RequestRefused:
+async def _refusal(door: Door, request: ModelRequest, pins: Pins) -> RequestRefused:
     with pytest.raises(RequestRefused) as refused:
         await door.answer("0" * 32, "acme", None, request, pins)
     return refused.value

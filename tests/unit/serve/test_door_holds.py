@@ -2,10 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from http import HTTPStatus
-from typing import Any
 
 import pytest
 from made_pool import make_pool
@@ -16,12 +15,12 @@ from placement.pins import Pins
 from placement.plan import ExchangeRates
 from placement.tiers import Tier, TierSigns
 from receipts.holds import HoldAnswer
-from serve.chat_request import ChatRequest, parse_chat
 from serve.deadlines import Deadlines, LimitAfter
 from serve.door import Answer, Door, Price
 from serve.errors import AttemptFailed, RequestRefused
 from serve.holds import Holds
-from serve.messages import DONE, Payload, Refused, ReplicaItem, Settled, Started
+from serve.messages import DONE, EngineTask, Payload, Refused, ReplicaItem, Settled, Started
+from serve.model_request import ModelRequest, parse_chat
 from serve.planner import Planner
 from serve.pool_health import PoolHealth
 
@@ -80,15 +79,12 @@ class FakePools:
     async def __call__(
         self,
         pool: str,
-        request_id: str,
-        context: bytes,
-        body: Mapping[str, Any],
-        delivered: Sequence[int],
+        task: EngineTask,
         limit_after: LimitAfter,
     ) -> AsyncGenerator[ReplicaItem, None]:
         self.ledger.calls.append("run")
         self.ledger.has_run.set()
-        assert request_id in self.ledger.live, "work without a hold"
+        assert task.request_id in self.ledger.live, "work without a hold"
         async with aclosing(self.attempts.pop(0)()) as items:
             async for item in items:
                 yield item
@@ -195,7 +191,7 @@ async def _no_pause(seconds: float) -> None:
     """Between two tries of one pool."""
 
 
-def chat(*, stream: bool = False) -> ChatRequest:
+def chat(*, stream: bool = False) -> ModelRequest:
     body = {"model": "m", "messages": [{"role": "user", "content": "hello"}], "stream": stream}
     return parse_chat(body, len(json.dumps(body)))
 

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from made_pool import make_pool
 
 from placement.energy_rates import TokenRates
-from serve.chat_request import ChatRequest, parse_chat
 from serve.hold_amount import ENERGY_SAFETY_FACTOR, TEMPLATE_TOKENS, PoolCost, most_tokens, most_usd_picos, pool_cost
+from serve.model_request import ModelRequest, parse_chat
 
 _CONTEXT = 4096
 _POOL = PoolCost(context_tokens=_CONTEXT, microjoules_per_token=1e5, usd_per_kwh=0.5)
 
 
-def chat(content: object = "hello", **members: object) -> ChatRequest:
+def chat(content: object = "hello", **members: object) -> ModelRequest:
     body = {"model": "auto", "messages": [{"role": "user", "content": content}], **members}
     return parse_chat(body, len(json.dumps(body, ensure_ascii=False).encode()))
 

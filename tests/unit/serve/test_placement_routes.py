@@ -16,9 +16,9 @@ from clusters.sites import Site
 from placement.exchange_rates import PREFERENCES
 from placement.pins import Pins
 from placement.tiers import Tier
-from serve.chat_request import ChatRequest
 from serve.errors import RequestRefused
 from serve.explain import Explanation
+from serve.model_request import ModelRequest
 from serve.placement_routes import PlacementRoutes
 from serve.planner import Planner
 from serve.pool_health import PoolHealth
@@ -63,7 +63,7 @@ class FakeDoor:
     planner: Planner
     pools: dict[str, Pool]
 
-    def explain(self, request: ChatRequest, pins: Pins) -> Explanation:
+    def explain(self, request: ModelRequest, pins: Pins) -> Explanation:
         needs = self.planner.needs(request, Tier.L0, pins)
         return Explanation(tier=Tier.L0, needs=needs, plan=self.planner.plan_for(needs), rates=self.planner.rates)
 

@@ -14,8 +14,8 @@ from clusters.sites import Site
 from placement.pins import Pins
 from placement.plan import PREFERENCES, ExchangeRates
 from placement.tiers import Tier
-from serve.chat_request import parse_chat
 from serve.errors import RequestRefused
+from serve.model_request import parse_chat
 from serve.planner import Planner, PoolNow
 from serve.pools import Pool
 

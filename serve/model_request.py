@@ -9,6 +9,7 @@ from typing import Any
 from placement.fleet import MOST_TOKENS
 from placement.tiers import TierSigns
 from serve.errors import RequestRefused
+from serve.shapes import Shape
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
 AUTO_MODEL = "auto"
@@ -17,12 +18,13 @@ _MOST_CHARACTERS_PER_TOKEN = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChatRequest:
+class ModelRequest:
     """A chat completion request. ``body`` is what the client sent, for the engine; never logged or stored.
 
     ``max_tokens`` is for each of its ``choices``; ``body_bytes`` is the body's length in JSON.
     """
 
+    shape: Shape
     model: str
     stream: bool
     include_usage: bool
@@ -110,7 +112,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def parse_chat(body: dict[str, Any], body_bytes: int) -> ChatRequest:
+def parse_chat(body: dict[str, Any], body_bytes: int) -> ModelRequest:
     """Check what routing needs of a body that was so long in JSON.
 
     Raises:
@@ -132,7 +134,8 @@ def parse_chat(body: dict[str, Any], body_bytes: int) -> ChatRequest:
     max_tokens = next((limit for limit in limits if limit is not None), None)
     texts, has_images = _read_messages(body.get("messages"))
     prompt_characters = sum(map(len, texts))
-    return ChatRequest(
+    return ModelRequest(
+        shape=Shape.CHAT,
         model=model,
         stream=bool(stream),
         include_usage=bool((options or {}).get("include_usage")),

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from placement.fleet import MOST_TOKENS
-from serve.chat_request import MAX_BODY_BYTES, parse_chat, parse_json_object, read_body
 from serve.errors import RequestRefused
+from serve.model_request import MAX_BODY_BYTES, parse_chat, parse_json_object, read_body
 
 _GOOD = {"model": "auto", "messages": [{"role": "user", "content": "hello"}]}
 
