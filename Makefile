@@ -17,7 +17,7 @@ PEERS   := $(VENV)/peers
 WHEELS := $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS),--torch-backend $(if $(filter gpu,$(LOCK)),auto,cpu))
 UV_PIP := VIRTUAL_ENV=$(VENV) $(UV) pip
 
-.PHONY: help install run demo test check format bench bench-placement faults failover engine-failover lock clean
+.PHONY: help install run demo test check format bench bench-placement faults failover engine-failover schemathesis lock clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -57,6 +57,9 @@ failover: $(STAMP) ## Break replicas and nodes in the middle of answers, 300 tim
 
 engine-failover: $(STAMP) ## Three sites with real engines: placement, pins, and faults in the middle of answers (about 20 minutes)
 	$(VENV)/bin/python tests/faults/engine_failover.py
+
+schemathesis: $(STAMP) ## Make 10,000 requests from the mesh's own OpenAPI document, and check every answer (about 15 minutes)
+	$(VENV)/bin/python tests/engines/openapi_cases.py --cases 10000
 
 lock: $(UV) ## Resolve the locks anew from pyproject.toml
 	clusters/locks/resolve $(UV) --upgrade

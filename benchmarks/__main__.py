@@ -8,6 +8,8 @@ from benchmarks.machine import describe
 
 _SUITES = (
     "setup",
+    "overhead",
+    "overload",
     "serving",
     "resume",
     "signing",

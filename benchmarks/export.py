@@ -58,7 +58,7 @@ def main() -> None:
         url, key_file = f"sqlite:///{folder / 'ledger.sqlite3'}", folder / "signer_pubkey.hex"
         key_file.write_text(PUBLIC_KEY.hex() + "\n")
         ledger = open_ledger(url)
-        api_key = ledger.create_key(ACCOUNT, "benchmark")
+        api_key = ledger.create_key(ACCOUNT, "benchmark").secret
         began = time.perf_counter()
         fill(ledger, RECEIPTS)
         ledger.close()

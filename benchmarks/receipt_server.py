@@ -20,6 +20,7 @@ from nacl.signing import SigningKey
 
 from benchmarks.machine import peak_mebibytes
 from receipts.account_heads import AccountHeads
+from receipts.api_keys import ApiKey
 from receipts.document import AccountHead, signed_bytes
 from receipts.ed25519 import key_id_of
 from receipts.ledger import Ledger
@@ -29,7 +30,9 @@ from receipts.ledger_writer import LedgerWriter
 from receipts.receipt_query import ReceiptQuery, ReceiptsPage
 from receipts.signer_messages import SignedMessage
 from receipts.stored_receipt import StoredReceipt
-from serve.ingress import build_app
+from serve.door_limits import DoorLimits
+from serve.http_application import build_app
+from serve.payments.manual import ManualPayments
 from serve.request_pins import RequestPins
 
 KEY = SigningKey(bytes(range(32)))
@@ -57,8 +60,8 @@ class Remote:
 def ledger_in_place(writer: LedgerWriter, readers: LedgerReaders) -> SimpleNamespace:
     """What the routes ask of the ledger's actor, in this process."""
 
-    async def account_of(key: str) -> str | None:
-        return await writer.call(lambda ledger: ledger.account_of(key))
+    async def key_of(key: str) -> ApiKey | None:
+        return await writer.key_of(key)
 
     async def receipts_page(query: ReceiptQuery, after_seq: int, limit: int, *, newest_first: bool) -> ReceiptsPage:
         return await readers.call(
@@ -71,7 +74,7 @@ def ledger_in_place(writer: LedgerWriter, readers: LedgerReaders) -> SimpleNames
 
     heads = AccountHeads(readers, OneKey(), at_rest=nullcontext, wall_clock_ns=time.time_ns)
     methods = {
-        "account_of": account_of,
+        "key_of": key_of,
         "receipts_page": receipts_page,
         "receipt": receipt,
         "account_head": heads.signed,
@@ -86,7 +89,7 @@ def open_ledger(url: str) -> Ledger:
 async def serve(url: str, port: int) -> None:
     writer = await LedgerWriter.open(partial(open_ledger, url))
     readers = await LedgerReaders.open(partial(LedgerReader.open, url))
-    door = SimpleNamespace(models=[], new_request_id=lambda: os.urandom(16).hex())
+    door = SimpleNamespace(planner=None, new_request_id=lambda: os.urandom(16).hex())
     group_key = {"public_key": PUBLIC_KEY.hex(), "key_id": KEY_ID, "threshold": 1, "signers": 1}
     app = build_app(
         door,
@@ -95,6 +98,8 @@ async def serve(url: str, port: int) -> None:
         meters=list,
         operator_account="operator",
         pins=RequestPins({}),
+        limits=DoorLimits(most_requests=1000, slow_reader_s=60),
+        payments=ManualPayments(""),
     )
     await uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning")).serve()
     await readers.close()

@@ -141,7 +141,7 @@ async def measure(dtype: str, streams: int) -> list[Cut]:
     pool = settings.pools[0]
     os.environ.update(settings.model(pool.model).environment)
     spec = vllm_engine(pool, settings)
-    tools = {"enable-auto-tool-choice": True, "tool-call-parser": "hermes"}
+    tools = {"enable-auto-tool-choice": True, "tool-call-parser": "hermes", "tool-strict-level": "auto"}
     spec = replace(spec, arguments={**spec.arguments, **tools, "dtype": dtype})
     with tempfile.TemporaryDirectory() as folder:
         engines = [await _start(spec, Path(folder) / name) for name in ("first", "second")]

@@ -1,11 +1,14 @@
 """A mesh with the real engine in processes of its own, started and stopped as an operator does it."""
 
+import importlib.resources
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import yaml
 
 from mesh.app import OPERATOR_ACCOUNT
 
@@ -18,6 +21,15 @@ class MeshUnderTest:
     key: str
     operator_key: str
     data_dir: Path
+
+
+def fast_settings(folder: Path, *, port: int) -> Path:
+    """The built-in settings on the fast path, with everything that the mesh keeps in ``folder``; a file there."""
+    settings = yaml.safe_load(importlib.resources.files("clusters").joinpath("local.yaml").read_text())
+    settings["mesh"] |= {"fast_path": True, "port": port, "data_dir": str(folder / "mesh")}
+    file = folder / "mesh.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    return file
 
 
 @contextmanager

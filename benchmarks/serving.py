@@ -1,7 +1,7 @@
 """The mesh against vLLM's own server: the same engine settings, in turn, in one run.
 
-Streams at 1 and 8 at a time. Prompts differ, so that no prefix cache helps. Printed are the medians over the rounds:
-tokens per second over all streams, and milliseconds to the first token.
+Streams at 1, 8, 16 and 32 at a time, the mesh on the fast path. Prompts differ, so that no prefix cache helps. Printed
+are the medians over the rounds: tokens per second over all streams, milliseconds to the first token and between two.
 """
 
 import asyncio
@@ -13,20 +13,21 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
-from benchmarks.running_mesh import running_mesh
+from benchmarks.http_load import Load, post, run_load
+from benchmarks.running_mesh import fast_settings, running_mesh
 from mesh.pool_setup import vllm_engine
 from mesh.settings import load_settings
 from serve.weights import prepare
 
 _ROUNDS = 3
-_STREAMS_EACH = {1: 4, 8: 16}
+_STREAMS_EACH = {1: 4, 8: 16, 16: 32, 32: 64}
 _OUTPUT_TOKENS = 64
 _MESH_PORT, _VLLM_PORT = 18471, 18472
 _START_DEADLINE_S = 600
@@ -40,63 +41,61 @@ class Target:
     model: str
 
 
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        config = fast_settings(Path(folder), port=_MESH_PORT)
+        with _vllm_server() as vllm, running_mesh(Path(folder) / "mesh", _MESH_PORT, config=config) as running:
+            # Named, not `auto`: both serve the same model, and the mesh may have others.
+            mesh = Target(name="mesh", url=running.url, key=running.key, model=vllm.model)
+            results = asyncio.run(_measure((vllm, mesh)))
+    print(f"{'streams':>7}  {'':12}{'tokens/s':>10}{'first token ms':>16}{'token ms':>10}")
+    for streams in _STREAMS_EACH:
+        rows = {target.name: _Row.of(results[target.name, streams]) for target in (vllm, mesh)}
+        for name, row in rows.items():
+            print(f"{streams:>7}  {name:12}{row.tokens_per_s:>10.1f}{row.first_token_ms:>16.1f}{row.token_ms:>10.2f}")
+        speed = rows["mesh"].tokens_per_s / rows["vllm"].tokens_per_s
+        first = rows["mesh"].first_token_ms - rows["vllm"].first_token_ms
+        each = rows["mesh"].token_ms - rows["vllm"].token_ms
+        print(f"{streams:>7}  {'mesh/vllm':12}{speed:>10.3f}{first:>+16.1f}{each:>+10.2f}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class _Row:
+    """The medians over the rounds."""
+
     tokens_per_s: float
     first_token_ms: float
+    token_ms: float
+
+    @classmethod
+    def of(cls, loads: Sequence[Load]) -> "_Row":
+        """Of one target's rounds."""
+        return cls(
+            tokens_per_s=statistics.median(load.tokens_per_s for load in loads),
+            first_token_ms=statistics.median(load.first_content_ms for load in loads),
+            token_ms=statistics.median(load.per_event_ms for load in loads),
+        )
 
 
-def main() -> None:
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        _vllm_server() as vllm,
-        running_mesh(Path(folder), _MESH_PORT) as running,
-    ):
-        mesh = Target(name="mesh", url=running.url, key=running.key, model="auto")
-        results = asyncio.run(_measure((vllm, mesh)))
-    print(f"{'streams':>7}  {'':12}{'tokens/s':>10}{'first token ms':>16}")
-    for streams in _STREAMS_EACH:
-        rows = {target.name: _median(results[target.name, streams]) for target in (vllm, mesh)}
-        for name, row in rows.items():
-            print(f"{streams:>7}  {name:12}{row.tokens_per_s:>10.1f}{row.first_token_ms:>16.1f}")
-        speed = rows["mesh"].tokens_per_s / rows["vllm"].tokens_per_s
-        added = rows["mesh"].first_token_ms - rows["vllm"].first_token_ms
-        print(f"{streams:>7}  {'mesh/vllm':12}{speed:>10.3f}{added:>+16.1f}")
-
-
-async def _measure(targets: tuple[Target, ...]) -> dict[tuple[str, int], list[Measured]]:
-    results: dict[tuple[str, int], list[Measured]] = defaultdict(list)
-    async with httpx.AsyncClient(timeout=300) as client:
-        for target in targets:
-            await _run(client, target, 2, 4, salt=f"warm-up {target.name}")
-        for turn in range(_ROUNDS):
-            for streams, count in _STREAMS_EACH.items():
-                # The order alternates, so that neither always runs on the warmer machine.
-                for target in targets if turn % 2 else reversed(targets):
-                    salt = f"{turn} {streams} {target.name}"
-                    results[target.name, streams].append(await _run(client, target, streams, count, salt=salt))
+async def _measure(targets: tuple[Target, ...]) -> dict[tuple[str, int], list[Load]]:
+    results: dict[tuple[str, int], list[Load]] = defaultdict(list)
+    for target in targets:
+        await _run(target, 2, 4, salt=f"warm-up {target.name}")
+    for turn in range(_ROUNDS):
+        for streams, count in _STREAMS_EACH.items():
+            # The order alternates, so that neither always runs on the warmer machine.
+            for target in targets if turn % 2 else reversed(targets):
+                load = await _run(target, streams, count, salt=f"{turn} {streams} {target.name}")
+                results[target.name, streams].append(load)
     return results
 
 
-async def _run(client: httpx.AsyncClient, target: Target, streams: int, count: int, *, salt: str) -> Measured:
-    waiting = iter(range(count))
-    firsts: list[float] = []
-    tokens = 0
-
-    async def worker() -> None:
-        nonlocal tokens
-        for index in waiting:
-            first, produced = await _stream(client, target, f"Tell a long story about the number {index} ({salt}).")
-            firsts.append(first)
-            tokens += produced
-
-    began = time.perf_counter()
-    await asyncio.gather(*(worker() for _ in range(streams)))
-    elapsed = time.perf_counter() - began
-    return Measured(tokens_per_s=tokens / elapsed, first_token_ms=statistics.median(firsts) * 1000)
+async def _run(target: Target, streams: int, count: int, *, salt: str) -> Load:
+    prompts = [f"Tell a long story about the number {index} ({salt})." for index in range(count)]
+    return await run_load(target.url, [_request(target, prompt) for prompt in prompts], streams)
 
 
-async def _stream(client: httpx.AsyncClient, target: Target, prompt: str) -> tuple[float, int]:
+def _request(target: Target, prompt: str) -> bytes:
     body = {
         "model": target.model,
         "messages": [{"role": "user", "content": prompt}],
@@ -106,27 +105,7 @@ async def _stream(client: httpx.AsyncClient, target: Target, prompt: str) -> tup
         "stream_options": {"include_usage": True},
         "ignore_eos": True,
     }
-    began = time.perf_counter()
-    first, tokens = 0.0, 0
-    headers = {"Authorization": f"Bearer {target.key}"}
-    async with client.stream("POST", f"{target.url}/v1/chat/completions", json=body, headers=headers) as response:
-        response.raise_for_status()
-        async for line in response.aiter_lines():
-            if not line.startswith("data: {"):
-                continue
-            chunk = json.loads(line[6:])
-            if chunk["choices"] and chunk["choices"][0]["delta"].get("content") and not first:
-                first = time.perf_counter() - began
-            if chunk.get("usage"):
-                tokens = chunk["usage"]["completion_tokens"]
-    return first, tokens
-
-
-def _median(rows: list[Measured]) -> Measured:
-    return Measured(
-        tokens_per_s=statistics.median(row.tokens_per_s for row in rows),
-        first_token_ms=statistics.median(row.first_token_ms for row in rows),
-    )
+    return post(target.url, "/v1/chat/completions", json.dumps(body).encode(), target.key)
 
 
 @contextmanager

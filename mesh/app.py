@@ -22,11 +22,13 @@ from typing import TYPE_CHECKING, Any, cast
 from mesh.carbon_check import check_carbon
 from mesh.engine_log import last_reason, last_reason_in
 from mesh.errors import StartFailed
+from mesh.fast_path import fast_path_environment, forget_sockets
 from mesh.host_meters import HostMeters
 from mesh.hosts import Host
 from mesh.meter_enrolments import MeterEnrolments
 from mesh.meter_setup import HostMeterSetup
 from mesh.nodes_file import NodesFile
+from mesh.payment_setup import check_payments, start_payments
 from mesh.placement_setup import (
     NodeSelectors,
     account_pins,
@@ -37,7 +39,7 @@ from mesh.placement_setup import (
 )
 from mesh.pool_setup import deadlines_of, known_pool, pool_deployment, vllm_engine
 from mesh.progress import Progress, Step
-from mesh.ray_session import RaySession, join_ray, start_ray, stop_ray
+from mesh.ray_session import RaySession, start_ray, stop_ray
 from mesh.run_state import DataFolder, RunState
 from mesh.settings import PoolSettings, Settings
 from placement.tiers import TierClassifier
@@ -46,8 +48,9 @@ from receipts.share_secret import ShareSecretSource, create_development_secret
 from receipts.signer import Signer
 from receipts.signer_policy import ReceiptRules
 from serve.door import Dispatch, Door, Price
+from serve.door_limits import DoorLimits
 from serve.engine_spec import EngineSpec
-from serve.holds import Holds
+from serve.holds import HoldLedger, Holds
 from serve.pool_health import PoolHealth
 from serve.request_pins import RequestPins
 
@@ -102,17 +105,20 @@ def start_mesh(
     `SignerSettings`. ``nodes_file``: the local cluster's Ray nodes, where it is to have several.
 
     Raises:
-        BadSettings: a grid has no carbon intensity, or its feed cannot work.
+        BadSettings: a grid has no carbon intensity, or its feed cannot work; or the payment provider's secrets are
+            missing.
         StartFailed: a part could not start, or ``stop`` was set meanwhile; the message is that part's own reason.
     """
     check_carbon(settings, os.environ)
+    check_payments(settings, os.environ)
     folder = DataFolder(settings.mesh.data_dir)
     folder.hold()
     try:
         if not os.environ.get("RAY_ADDRESS"):  # in a joined cluster the port may be its Serve's, which we share
             _check_port(settings.mesh.host, settings.mesh.port)
         with progress.step("Ray"):
-            session = start_ray(settings.mesh.name, settings.mesh.data_dir, os.environ, stop, nodes_file)
+            fast_path = _fast_path(settings, os.environ)
+            session = start_ray(settings.mesh.name, settings.mesh.data_dir, os.environ, stop, nodes_file, fast_path)
         start = _Start(settings, progress, stop, folder, session, engine or vllm_engine, signer_type)
         try:
             yield start.run()
@@ -120,26 +126,10 @@ def start_mesh(
             with progress.step("stopped"):
                 start.close()
                 stop_ray(session, within_s=settings.deadlines.stop_s + _STOPPING_MARGIN_S)
+                if fast_path:
+                    forget_sockets(settings.mesh.data_dir)
     finally:
         folder.release()
-
-
-def new_key(data_dir: Path, account: str, name: str) -> str:
-    """Make an API key on the mesh that runs on this data folder; the ledger keeps only the key's hash.
-
-    Raises:
-        NotRunning: there is none.
-    """
-    state = DataFolder(data_dir).running()
-    join_ray(state, data_dir)
-    import ray
-
-    from receipts.ledger_actor import ledger_of
-
-    try:
-        return str(ray.get(ledger_of(state.namespace).create_key.remote(account, name)))
-    finally:
-        ray.shutdown()
 
 
 class _Start:
@@ -205,7 +195,7 @@ class _Start:
             self._deploy(ledger, group_key, step)
         first_key = None
         if not ray.get(ledger.has_keys.remote()):
-            first_key = ray.get(ledger.create_key.remote(_DEFAULT_ACCOUNT, "first"))
+            first_key = ray.get(ledger.create_key.remote(_DEFAULT_ACCOUNT, "first")).secret
         mesh = self._settings.mesh
         return RunningMesh(
             state=RunState(
@@ -218,7 +208,7 @@ class _Start:
             ),
             dashboard_url=self._session.dashboard_url,
             first_key=first_key,
-            operator_key=ray.get(ledger.create_key.remote(OPERATOR_ACCOUNT, "first request")),
+            operator_key=ray.get(ledger.create_key.remote(OPERATOR_ACCOUNT, "first request")).secret,
             folder=self._folder,
             parts=tuple(self._parts),
         )
@@ -308,7 +298,11 @@ class _Start:
                 pool_deployment(pool, self._settings, self._engine, selectors.pools[pool.key])
                 for pool in self._settings.pools
             ],
-            IngressDeployment(replicas=mesh.ingress_replicas, label_selector=selectors.ingress),
+            IngressDeployment(
+                replicas=mesh.ingress_replicas,
+                label_selector=selectors.ingress,
+                most_requests=self._settings.ingress.most_requests,
+            ),
             compose=door_builder(self._settings, selectors),
             ledger=ledger,
             group_key=group_key,
@@ -358,6 +352,14 @@ def _group_key(record: GroupRecord) -> dict[str, Any]:
     }
 
 
+def _fast_path(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
+    if not settings.mesh.fast_path:
+        return {}
+    if environment.get("RAY_ADDRESS"):
+        raise StartFailed("mesh.fast_path is how the mesh starts its own Ray; one that RAY_ADDRESS names runs already")
+    return fast_path_environment(settings.mesh.data_dir, headers_within_s=settings.deadlines.headers_s)
+
+
 def meter_setup(settings: Settings, mesh_pids: tuple[int, ...]) -> HostMeterSetup:
     """The journal lies in the data folder; the socket too, unless its path is too long for one.
 
@@ -390,12 +392,12 @@ def _check_port(host: str, port: int) -> None:
             ) from taken
 
 
-def door_builder(settings: Settings, selectors: NodeSelectors) -> "Callable[[Dispatch, Holds], Composition]":
+def door_builder(settings: Settings, selectors: NodeSelectors) -> "Callable[[Dispatch, HoldLedger], Composition]":
     """What travels to the ingress replicas and makes their door there: not the ledger's URL, which may be a secret."""
     return partial(build_door, settings.model_copy(update={"ledger": type(settings.ledger)()}), selectors)
 
 
-def build_door(settings: Settings, selectors: NodeSelectors, dispatch: Dispatch, holds: Holds) -> "Composition":
+def build_door(settings: Settings, selectors: NodeSelectors, dispatch: Dispatch, ledger: HoldLedger) -> "Composition":
     """The door of this mesh and what it plans with; called inside each ingress replica."""
     from serve.composition import Composition
     from serve.planner import Planner
@@ -409,7 +411,7 @@ def build_door(settings: Settings, selectors: NodeSelectors, dispatch: Dispatch,
         planner=planner,
         tiers=TierClassifier.load(),
         dispatch=dispatch,
-        holds=holds,
+        holds=Holds(ledger, lease_s=settings.ledger.hold_lease_s),
         carbon=carbon,
         price=Price(usd_per_kwh=settings.price.usd_per_kwh, version=settings.price.version),
         deadlines=deadlines_of(settings),
@@ -422,7 +424,14 @@ def build_door(settings: Settings, selectors: NodeSelectors, dispatch: Dispatch,
     )
     return Composition(
         door=door,
+        limits=DoorLimits(
+            most_requests=settings.ingress.most_requests,
+            slow_reader_s=settings.deadlines.slow_reader_s,
+            body_s=settings.deadlines.body_s,
+        ),
         pins=RequestPins(account_pins(settings)),
+        payments=start_payments(settings, os.environ),
+        recharge_every_s=settings.payments.recharge_every_s,
         selectors=selectors.pools,
         nodes=node_catalogue(settings),
     )

@@ -92,7 +92,7 @@ def calibration_folder(settings: Settings) -> Path:
 
 
 def _chosen_model(settings: Settings, model: str | None) -> str:
-    names = [each.name for each in settings.models]
+    names = [each.name for each in settings.models if each.task == "generate"]  # it is asked for answers
     if model is None and len(names) == 1:
         return names[0]
     if model not in names:
@@ -196,10 +196,11 @@ def _asking(state: RunState) -> Iterator["OpenAI"]:
     """A client of the mesh, with a key of an account that may do nothing but ask."""
     import ray
 
+    from receipts.api_keys import NewKey
     from receipts.ledger_actor import ledger_of
 
-    key = str(ray.get(ledger_of(state.namespace).create_key.remote(_ACCOUNT, "calibration")))
-    with MeshClient(state.url, key).openai() as client:
+    made = cast("NewKey", ray.get(ledger_of(state.namespace).create_key.remote(_ACCOUNT, "calibration")))
+    with MeshClient(state.url, made.secret).openai() as client:
         yield client
 
 

@@ -7,6 +7,8 @@ answer = mesh.openai().chat.completions.create(model="auto", messages=[...])
 answer.model_extra["energy"]["joules"]
 frame = mesh.receipts_frame(since="30d")
 frame.groupby("workload.customer_tag")["energy.total_joules"].sum()
+mesh.balance()["available_usd"]
+mesh.usage_frame("model", since="7d")
 """
 
 import json
@@ -18,7 +20,7 @@ from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import requests
 
@@ -182,6 +184,81 @@ class MeshClient:
             self, output, since=_text(since), customer_tag=customer_tag, overwrite=overwrite, view=view, clock=time
         )
 
+    def balance(self) -> dict[str, Any]:
+        """What the account has left, in USD as decimal text and in pico-USD, and what of it is held."""
+        return self._object("GET", "/v1/balance")
+
+    def usage(
+        self,
+        by: str = "day",
+        *,
+        since: When | None = None,
+        until: When | None = None,
+        workload: str | None = None,
+    ) -> dict[str, Any]:
+        """Sums over the account's receipts, of the last 30 days if nothing is said: rows in ``data``, and a ``total``.
+
+        ``by`` is day, model, key, tag, workload or region.
+        """
+        path = "/v1/usage" if workload is None else f"/v1/usage/workload/{quote(workload)}"
+        return self._object("GET", path, query={"by": by, "since": _text(since), "until": _text(until)})
+
+    def usage_frame(
+        self,
+        by: str = "day",
+        *,
+        since: When | None = None,
+        until: When | None = None,
+        workload: str | None = None,
+    ) -> "pandas.DataFrame":
+        """The rows of `usage`, with ``by`` as their index; days are timestamps in UTC. Needs the package `pandas`."""
+        from mesh.usage_frame import usage_frame
+
+        return usage_frame(self.usage(by, since=since, until=until, workload=workload))
+
+    def payments(self) -> list[dict[str, Any]]:
+        """The account's top-ups, refunds and credits, the newest first."""
+        return list(self._object("GET", "/v1/top-ups")["data"])
+
+    def top_up(
+        self,
+        usd: str,
+        *,
+        save_for_recharge: bool = False,
+        account: str | None = None,
+        reference: str | None = None,
+    ) -> dict[str, Any]:
+        """Begin a top-up, such as ``"25.00"``: ``pay_url`` or ``instructions`` say where to pay.
+
+        The operator enters a transfer for an ``account``, by the ``reference`` that tells it from every other.
+        """
+        body = {"usd": usd, "save_for_recharge": save_for_recharge, "account": account, "reference": reference}
+        return self._object("POST", "/v1/top-ups", body=body)
+
+    def refund(
+        self, payment: str, usd: str | None = None, *, account: str | None = None, reference: str | None = None
+    ) -> dict[str, Any]:
+        """Send a top-up back, or ``usd`` of it; of a transfer, which the operator sends back, see `jc refund`."""
+        body = {"usd": usd, "account": account, "reference": reference}
+        return self._object("POST", f"/v1/top-ups/{quote(payment, safe='')}/refund", body=body)
+
+    def credit(self, account: str, usd: str, *, kind: str, reason: str, reference: str) -> dict[str, Any]:
+        """Give an account credit, of the kind sla or goodwill. For the operator's keys."""
+        body = {"account": account, "usd": usd, "kind": kind, "reason": reason, "reference": reference}
+        return self._object("POST", "/v1/credits", body=body)
+
+    def budgets(self) -> list[dict[str, Any]]:
+        """The account's energy budgets, and what was drawn of each in its present window."""
+        return list(self._object("GET", "/v1/budgets")["data"])
+
+    def set_budget(self, kind: str, subject: str, joules: float, *, window: str) -> None:
+        """Let a key (its id) or a workload draw at most so many joules in each hour, day or month of UTC."""
+        self._object("PUT", _budget_path(kind, subject), body={"joules": joules, "window": window})
+
+    def remove_budget(self, kind: str, subject: str, *, window: str) -> None:
+        """Take such a budget away."""
+        self._object("DELETE", _budget_path(kind, subject), query={"window": window})
+
     def group_key(self) -> dict[str, Any]:
         """The signer group's public key and what it is called."""
         return dict(json.loads(self._get("/v1/keys/group")))
@@ -196,20 +273,32 @@ class MeshClient:
         with _Session(self._api_key) as session:
             return self._answer(session, path, query=query).content
 
+    def _object(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str | None] | None = None,
+        body: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        with _Session(self._api_key) as session:
+            return dict(self._answer(session, path, method=method, query=query, body=body).json())
+
     def _answer(
         self,
         session: requests.Session,
         path: str,
         *,
+        method: str | None = None,
         query: Mapping[str, str | None] | None = None,
         headers: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
     ) -> requests.Response:
-        """A GET, or with a ``body`` a POST of it."""
+        """Without a ``method``, a GET, or with a ``body`` a POST of it."""
         where = self._base_url + path.partition("?")[0]
         try:
             response = session.request(
-                "GET" if body is None else "POST",
+                method or ("GET" if body is None else "POST"),
                 self._base_url + path,
                 params=query,
                 headers=headers,
@@ -257,6 +346,10 @@ def follow_pages(fetch: Callable[[str], Page], first_path: str, *, sleep: Callab
         if page.lines:
             yield page.lines
         path, was_there = page.next_path, True
+
+
+def _budget_path(kind: str, subject: str) -> str:
+    return f"/v1/budgets/{quote(kind, safe='')}/{quote(subject)}"
 
 
 def _text(when: When | None) -> str | None:

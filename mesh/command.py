@@ -6,19 +6,21 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 from rich.console import Console
 
+from mesh import billing_commands
 from mesh.client import MeshClient, ReceiptFilter
+from mesh.command_options import with_client, with_settings
 from mesh.errors import MeshError, NotRunning
+from mesh.keys_command import keys
 from mesh.nodes_file import NodesFile, load_nodes
 from mesh.progress import Progress
 from mesh.run_state import DataFolder
-from mesh.settings import Settings, load_settings
+from mesh.settings import Settings
 from metering.errors import MeteringError
 from receipts.errors import ReceiptsError
 
@@ -45,30 +47,9 @@ def main() -> None:
     """Joule Mesh: inference billed in joules, with a signed receipt for every request."""
 
 
-def _with_settings(command: _Command) -> _Command:
-    """Options that say which mesh is meant; the command gets ``settings``."""
-
-    @click.option("--config", type=click.Path(path_type=Path), envvar="JC_CONFIG", help="Settings; else ./mesh.yaml.")
-    @click.option("--port", type=click.IntRange(1, 65535), envvar="JC_PORT", help="The ingress's port.")
-    @click.option("--data-dir", type=click.Path(path_type=Path), envvar="JC_DATA_DIR", help="Where it keeps its data.")
-    @wraps(command)
-    def wrapped(config: Path | None, port: int | None, data_dir: Path | None, **arguments: object) -> object:
-        return command(settings=load_settings(config, port=port, data_dir=data_dir), **arguments)
-
-    return wrapped  # type: ignore[return-value]
-
-
-def _with_client(command: _Command) -> _Command:
-    """Options that say which mesh to ask and as whom; the command gets ``client``."""
-
-    @click.option("--url", envvar="JC_URL", help="The mesh; else http://127.0.0.1 at JC_PORT or 8000.")
-    @click.option("--api-key", envvar="JC_API_KEY", help="Your key; better given in JC_API_KEY than typed.")
-    @wraps(command)
-    def wrapped(url: str | None, api_key: str | None, **arguments: object) -> object:
-        here = f"http://127.0.0.1:{os.environ.get('JC_PORT', '8000')}"
-        return command(client=MeshClient(url or here, api_key), **arguments)
-
-    return wrapped  # type: ignore[return-value]
+main.add_command(keys)
+for _each in billing_commands.COMMANDS:
+    main.add_command(_each)
 
 
 def _selected(command: _Command) -> _Command:
@@ -90,7 +71,7 @@ _nodes_option = click.option(
 
 
 @main.command()
-@_with_settings
+@with_settings
 @_nodes_option
 @click.option("--detach", is_flag=True, help="Return once it answers; stop it with `jc down`.")
 @click.option("--serve-log", type=click.Path(path_type=Path), hidden=True)
@@ -104,7 +85,7 @@ def up(settings: Settings, *, nodes_path: Path | None, detach: bool, serve_log: 
 
 
 @main.command()
-@_with_settings
+@with_settings
 @_nodes_option
 def demo(settings: Settings, *, nodes_path: Path | None) -> None:
     """Start the mesh, send one request, show its receipt, and stop."""
@@ -189,7 +170,7 @@ def _start_detached(settings: Settings) -> None:
 
 
 @main.command()
-@_with_settings
+@with_settings
 def down(settings: Settings) -> None:
     """Stop the mesh that runs on the data folder, and everything it started."""
     state = DataFolder(settings.mesh.data_dir).stop(_STOP_DEADLINE_S)
@@ -197,7 +178,7 @@ def down(settings: Settings) -> None:
 
 
 @main.command()
-@_with_client
+@with_client
 @click.argument("prompt")
 @click.option("--model", default="auto", show_default=True)
 @click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True)
@@ -241,7 +222,7 @@ def _energy_line(energy: dict[str, Any]) -> str:
 
 
 @main.command()
-@_with_client
+@with_client
 def models(client: MeshClient) -> None:
     """List the models that can be asked for."""
     for name in client.models():
@@ -249,7 +230,7 @@ def models(client: MeshClient) -> None:
 
 
 @main.command()
-@_with_client
+@with_client
 @click.argument("prompt")
 @click.option("--model", default="auto", show_default=True)
 @click.option("--region", help="As the header X-Region: a region, a prefix such as eu, or a country's code.")
@@ -269,7 +250,7 @@ def explain(client: MeshClient, prompt: str, model: str, region: str | None, max
 
 
 @main.command()
-@_with_client
+@with_client
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
 def pools(client: MeshClient, *, as_json: bool) -> None:
     """Show the pools: replicas, load, learned energy, grid, and which of them can't serve now."""
@@ -279,7 +260,7 @@ def pools(client: MeshClient, *, as_json: bool) -> None:
 
 
 @main.command()
-@_with_client
+@with_client
 @click.argument("receipt_id")
 def receipt(client: MeshClient, receipt_id: str) -> None:
     """Print one receipt as it was signed; `jc verify` takes it."""
@@ -287,7 +268,7 @@ def receipt(client: MeshClient, receipt_id: str) -> None:
 
 
 @main.command("receipts")
-@_with_client
+@with_client
 @_selected
 @click.option("--until", help="Those that ended before; as --since.")
 @click.option("--model", help="Those of this model.")
@@ -314,7 +295,7 @@ def receipts_command(
 
 
 @main.command()
-@_with_client
+@with_client
 @_selected
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="A .tar, .tar.gz or .tgz to write."
@@ -333,7 +314,7 @@ def export(client: MeshClient, since: str | None, customer_tag: str | None, outp
 
 
 @main.command()
-@_with_client
+@with_client
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="signer_pubkey.hex", show_default=True)
 def key(client: MeshClient, output: Path) -> None:
     """Write the signer group's public key, which receipts verify under."""
@@ -342,24 +323,8 @@ def key(client: MeshClient, output: Path) -> None:
     click.echo(f"wrote {output}: group key {group['key_id']} ({group['threshold']} of {group['signers']} signers)")
 
 
-@main.group()
-def keys() -> None:
-    """API keys."""
-
-
-@keys.command("new")
-@_with_settings
-@click.option("--account", default="default", show_default=True)
-@click.option("--name", default="", help="What the key is for.")
-def keys_new(settings: Settings, account: str, name: str) -> None:
-    """Make an API key on the mesh that runs here; it is shown once."""
-    from mesh.app import new_key
-
-    click.echo(new_key(settings.mesh.data_dir, account, name))
-
-
 @main.command()
-@_with_settings
+@with_settings
 @click.option("--once", is_flag=True, help="Print once instead of watching.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report once, as JSON.")
 def meter(settings: Settings, *, once: bool, as_json: bool) -> None:
@@ -375,7 +340,7 @@ def meter(settings: Settings, *, once: bool, as_json: bool) -> None:
 
 
 @main.command()
-@_with_settings
+@with_settings
 @click.option("--json", "as_json", is_flag=True, help="Print the nodes as JSON.")
 def nodes(settings: Settings, *, as_json: bool) -> None:
     """Show the running mesh's nodes, their grids and silicon; exit code 1 when one is refused."""
@@ -391,7 +356,7 @@ def ledger() -> None:
 
 
 @ledger.command("check")
-@_with_settings
+@with_settings
 @click.option("--key", "key_file", type=click.Path(path_type=Path), help="The group's key; else the data folder's.")
 def ledger_check(settings: Settings, key_file: Path | None) -> None:
     """Check every chain, receipt, entry and meter's statement in the ledger; exit code 1 with findings.
@@ -405,7 +370,7 @@ def ledger_check(settings: Settings, key_file: Path | None) -> None:
 
 
 @ledger.command("reverse")
-@_with_settings
+@with_settings
 @click.argument("transaction")
 @click.option("--why", required=True, help="A line that stays with it.")
 def ledger_reverse(settings: Settings, transaction: str, why: str) -> None:
@@ -424,7 +389,7 @@ def signers() -> None:
 
 
 @signers.command("status")
-@_with_settings
+@with_settings
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def signers_status(settings: Settings, *, as_json: bool) -> None:
     """Show which signers can sign, and what waits for them; exit code 1 when they are too few."""
@@ -435,7 +400,7 @@ def signers_status(settings: Settings, *, as_json: bool) -> None:
 
 
 @signers.command("readmit")
-@_with_settings
+@with_settings
 @click.argument("number", type=int)
 def signers_readmit(settings: Settings, number: int) -> None:
     """Take back signer NUMBER, which was excluded for breaking the protocol."""
@@ -446,7 +411,7 @@ def signers_readmit(settings: Settings, number: int) -> None:
 
 
 @main.command()
-@_with_settings
+@with_settings
 @click.option("--model", help="Which model, where the mesh serves several.")
 @click.option("--load", type=click.Path(path_type=Path), help="Take over a record that was measured elsewhere.")
 def calibrate(settings: Settings, model: str | None, load: Path | None) -> None:

@@ -3,24 +3,20 @@
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mesh.errors import MeshError
-from mesh.ray_session import join_ray
-from mesh.run_state import DataFolder
+from mesh.ledger_call import call_ledger
 from mesh.settings import Settings
-from receipts.errors import ReceiptsError
 from receipts.group_record import GroupRecord
 from receipts.verify import public_key_from_hex
 
 if TYPE_CHECKING:  # verifying receipts needs no database, and this needs one
     from receipts.ledger_check import LedgerReport
-
-_ANSWER_WITHIN_S = 30.0
 
 
 def check(settings: Settings, key_file: Path | None) -> bool:
@@ -54,24 +50,7 @@ def reverse(settings: Settings, transaction_id: str, reason: str) -> str:
         LedgerError: there is no such transaction, or it is reversed already.
         MeshError: the ledger does not answer.
     """
-    state = DataFolder(settings.mesh.data_dir).running()
-    join_ray(state, settings.mesh.data_dir)
-    import ray
-    from ray.exceptions import RayError, RayTaskError
-
-    from receipts.ledger_actor import ledger_of
-
-    try:
-        answer: Any = ledger_of(state.namespace).reverse.remote(transaction_id, reason)
-        return str(ray.get(answer, timeout=_ANSWER_WITHIN_S))
-    except RayTaskError as failure:
-        if isinstance(failure.cause, ReceiptsError):
-            raise failure.cause from None
-        raise
-    except RayError as away:
-        raise MeshError(f"the ledger does not answer: {type(away).__name__}") from away
-    finally:
-        ray.shutdown()
+    return str(call_ledger(settings.mesh.data_dir, lambda ledger: ledger.reverse.remote(transaction_id, reason)))
 
 
 def _public_key(settings: Settings, key_file: Path | None) -> bytes | None:

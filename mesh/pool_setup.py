@@ -10,7 +10,7 @@ from mesh.settings import PoolSettings, Settings, WeightsSettings
 from serve.deadlines import Deadlines
 from serve.engine_spec import EngineSpec, VllmSpec
 from serve.pools import Pool
-from serve.weights import HubWeights, LocalWeights, PackagedWeights, WeightsSource
+from serve.weights import HubWeights, LocalWeights, PackagedFolder, PackagedWeights, WeightsSource
 
 if TYPE_CHECKING:  # it imports ray, which reads its environment then
     from serve.application import PoolDeployment
@@ -46,6 +46,8 @@ def weights_source(settings: WeightsSettings) -> WeightsSource:
     """The settings' weights as a value."""
     if settings.package is not None and settings.file is not None:
         return PackagedWeights(distribution=settings.package, file=settings.file)
+    if settings.package is not None and settings.folder is not None:
+        return PackagedFolder(distribution=settings.package, folder=settings.folder)
     if settings.hub is not None:
         return HubWeights(model_id=settings.hub, revision=settings.revision)
     assert settings.path is not None, "settings were validated"
@@ -57,6 +59,7 @@ def vllm_engine(pool: PoolSettings, settings: Settings) -> VllmSpec:
     model = settings.model(pool.model)
     return VllmSpec(
         model_name=model.name,
+        task=model.task,
         weights=weights_source(model.weights),
         cache_dir=settings.mesh.cache_dir,
         context_tokens=model.context_tokens,
@@ -94,7 +97,7 @@ def known_pool(pool: PoolSettings, settings: Settings) -> Pool:
         silicon=pool.silicon,
         capable_up_to=model.capable_up_to,
         context_tokens=model.context_tokens,
-        features=model.features,
+        features=model.features | {model.task},
         prior_microjoules_per_token=prior * 1e6,
         usd_per_kwh=settings.price.usd_per_kwh if site.usd_per_kwh is None else site.usd_per_kwh,
         max_ongoing=pool.max_ongoing_requests,

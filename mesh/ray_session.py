@@ -33,8 +33,12 @@ _ENVIRONMENT = {
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    # Serve counts its requests all the same, and hands the counts on less often than ten times a second.
+    "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "2000",
     # One that answers nothing can't stop by itself: waited for, it would keep its processors from the one in its place.
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
+    # An answer has one id, not Ray Serve's beside the mesh's.
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.proxy_callback:middlewares",
 }
 
 
@@ -61,11 +65,12 @@ def start_ray(
     environment: Mapping[str, str],
     stop: threading.Event,
     nodes_file: NodesFile | None = None,
+    fast_path: Mapping[str, str] | None = None,
 ) -> RaySession:
     """Start a local cluster, or join the one of ``RAY_ADDRESS``, in the mesh's own namespace.
 
     A local cluster takes calls only from who can read its token, which lies in ``data_dir``. With ``nodes_file`` it is
-    made of several Ray nodes; setting ``stop`` ends their start.
+    made of several Ray nodes; setting ``stop`` ends their start. ``fast_path`` is as `fast_path_environment` makes it.
 
     Raises:
         StartFailed: the cluster did not come up or cannot be reached, nodes were given for one that runs already, or
@@ -78,7 +83,7 @@ def start_ray(
     (data_dir / _NODES_RECORD).unlink(missing_ok=True)  # of a mesh that was killed
     if address is None:
         _make_token(_token_path(data_dir))
-    os.environ.update({**_ENVIRONMENT, **({} if address else _local_environment(data_dir))})
+    os.environ.update({**_ENVIRONMENT, **({} if address else _local_environment(data_dir)), **(fast_path or {})})
     import ray
     import ray.serve
 

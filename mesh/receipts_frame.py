@@ -69,10 +69,10 @@ def _kind(annotation: object) -> tuple[object, bool]:
 
 
 def _member(receipt: dict[str, Any], path: str) -> Any:  # noqa: ANN401 - whatever JSON has there
+    """None where it is absent, or the section that it is in: older receipts have fewer."""
     value: Any = receipt
-    first, *others = path.split(".")
-    if others and first not in receipt:
-        return None
-    for name in (first, *others):
-        value = value[name]
+    for name in path.split("."):
+        if value is None:
+            return None
+        value = value.get(name)
     return value

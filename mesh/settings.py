@@ -15,12 +15,15 @@ from placement.tiers import Tier
 from receipts.holds import MOST_UNSIGNED
 from receipts.members import AccountName
 from receipts.placement_section import MOST_PIN_ENTRIES
+from serve.engine_spec import ModelTask
+from serve.holds import LEASE_S
 
 _LEDGERS = ("postgresql://", "postgresql+psycopg://", "sqlite:////")
 _Item = TypeVar("_Item", bound=BaseModel)
 Port = Annotated[int, Field(ge=1, le=65535)]
 Positive = Annotated[float, Field(gt=0)]
 Rate = Annotated[float, Field(ge=0)]
+WebAddress = Annotated[str, Field(pattern=r"^https?://")]
 # What Ray takes as a label's value.
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$")]
 
@@ -33,7 +36,8 @@ class _Strict(BaseModel):
 class MeshSettings(_Strict):
     """Where this mesh listens and keeps its data; two meshes on one machine differ in port and data folder.
 
-    Its ``ingress_replicas`` are each on a node of their own.
+    Its ``ingress_replicas`` are each on a node of their own. ``fast_path`` puts HAProxy in place of Ray's own proxy, in
+    a cluster that the mesh starts itself.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
@@ -42,16 +46,25 @@ class MeshSettings(_Strict):
     data_dir: Path
     cache_dir: Path
     ingress_replicas: Annotated[int, Field(ge=1)] = 1
+    fast_path: bool = False
+
+
+class IngressSettings(_Strict):
+    """With ``most_requests`` under way in one ingress, others are refused (503)."""
+
+    most_requests: Annotated[int, Field(ge=1)] = 1000
 
 
 class LedgerSettings(_Strict):
     """Where the ledger is kept: null is an SQLite file in the data folder, else SQLAlchemy's URL of a database.
 
-    With ``most_unsigned`` receipts waiting for their signatures, new requests are refused (503).
+    With ``most_unsigned`` receipts waiting for their signatures, new requests are refused (503). ``hold_lease_s``:
+    how long what is held for a request outlives an ingress that died; a ledger may be away for two thirds of it.
     """
 
     url: SecretStr | None = None
     most_unsigned: Annotated[int, Field(ge=1)] = MOST_UNSIGNED
+    hold_lease_s: Annotated[float, Field(ge=1, le=LEASE_S)] = LEASE_S
 
     @field_validator("url")
     @classmethod
@@ -68,6 +81,35 @@ class PriceSettings(_Strict):
 
     usd_per_kwh: Annotated[float, Field(ge=0)]
     version: str
+
+
+class StripeSettings(_Strict):
+    """Top-ups by Stripe: environment variables that hold its secrets, and where a customer goes on after paying.
+
+    Its webhook to `/v1/webhooks/stripe` sends ``payment_intent.succeeded`` and ``refund.failed``. Meshes that share an
+    account at Stripe need different names: by that they tell their payments apart.
+    """
+
+    secret_key_variable: str = "STRIPE_SECRET_KEY"  # noqa: S105 - the variable's name
+    webhook_secret_variable: str = "STRIPE_WEBHOOK_SECRET"  # noqa: S105 - the variable's name
+    success_url: WebAddress
+    cancel_url: WebAddress
+    url: WebAddress = "https://api.stripe.com"
+
+
+class PaymentSettings(_Strict):
+    """How accounts top up: by transfer, which the operator enters, or by Stripe. ``instructions`` says where to pay."""
+
+    provider: Literal["manual", "stripe"] = "manual"
+    instructions: Annotated[str, Field(max_length=1000)] = "Ask the operator of this mesh where to transfer the amount."
+    stripe: StripeSettings | None = None
+    recharge_every_s: Positive = 30
+
+    @model_validator(mode="after")
+    def _stripe_is_described(self) -> Self:
+        if self.provider == "stripe" and self.stripe is None:
+            raise ValueError("with provider stripe, stripe names its success_url and cancel_url")
+        return self
 
 
 class PlacementSettings(_Strict):
@@ -88,7 +130,7 @@ class CarbonSettings(_Strict):
 
     source: Literal["yearly", "hourly", "electricity-maps"] = "yearly"
     hourly: dict[str, Path] = {}
-    url: Annotated[str, Field(pattern=r"^https?://")] = "https://api.electricitymaps.com/v3"
+    url: WebAddress = "https://api.electricitymaps.com/v3"
     api_key_variable: str = "ELECTRICITY_MAPS_API_KEY"
     refresh_s: Positive = 300
 
@@ -146,10 +188,11 @@ class SiteSettings(_Strict):
 
 
 class WeightsSettings(_Strict):
-    """Exactly one of package + file, hub (+ revision), or path."""
+    """Exactly one of package + file (GGUF), package + folder, hub (+ revision), or path."""
 
     package: str | None = None
     file: str | None = None
+    folder: str | None = None
     hub: str | None = None
     revision: str | None = None
     path: Path | None = None
@@ -159,17 +202,19 @@ class WeightsSettings(_Strict):
         given = [name for name in ("package", "hub", "path") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError("name the weights by exactly one of package, hub or path")
-        if (self.package is None) != (self.file is None):
-            raise ValueError("package and file go together")
+        inside = [name for name in ("file", "folder") if getattr(self, name) is not None]
+        if len(inside) != (self.package is not None):
+            raise ValueError("package goes together with either file or folder")
         if self.revision is not None and self.hub is None:
             raise ValueError("revision goes with hub")
         return self
 
 
 class ModelSettings(_Strict):
-    """A model, its weights, and what it is declared to be capable of."""
+    """A model, its weights, what it does (``task``), and what it is declared to be capable of."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    task: ModelTask = "generate"
     weights: WeightsSettings
     context_tokens: Annotated[int, Field(ge=16)]
     capable_up_to: Tier
@@ -231,11 +276,18 @@ class MeterSettings(_Strict):
 
 
 class DeadlineSettings(_Strict):
-    """How long each part may take before the mesh gives up on it, in seconds."""
+    """How long each part may take before the mesh gives up on it, in seconds.
+
+    ``headers_s`` is for a request's headers on the fast path, ``body_s`` for all of its body,
+    ``slow_reader_s`` for a client to read on.
+    """
 
     engine_start_s: Positive
     first_token_s: Positive
     between_tokens_s: Positive
+    slow_reader_s: Positive = 60
+    body_s: Positive = 60
+    headers_s: Positive = 10
     stop_s: Positive
 
 
@@ -243,8 +295,10 @@ class Settings(_Strict):
     """The whole of mesh.yaml."""
 
     mesh: MeshSettings
+    ingress: IngressSettings = IngressSettings()
     ledger: LedgerSettings = LedgerSettings()
     price: PriceSettings
+    payments: PaymentSettings = PaymentSettings()
     placement: PlacementSettings
     carbon: CarbonSettings = CarbonSettings()
     silicon: tuple[SiliconSettings, ...] = ()

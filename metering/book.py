@@ -141,6 +141,10 @@ class Book:
         owed = sum(abs(estimate.owed_grains) for estimate in self._estimates.values())
         return (self._trueup_magnitude + owed) // GRAINS_PER_MICROJOULE
 
+    def running_microjoules(self, serial: int, open_part: RequestShare) -> int:
+        """What an open request would be charged if it were settled now; nothing is booked."""
+        return (self._open[serial].sum_grains + open_part.sum_grains) // GRAINS_PER_MICROJOULE
+
     def settle(self, serial: int, open_part: RequestShare, *, billed: bool, settled_ns: int) -> Charge:
         """Close a request's account on what was measured and an estimate of the ``open_part``.
 

@@ -35,7 +35,8 @@ _MOST_CONNECTIONS = 256
 class RequestWork(NamedTuple):
     """What one engine step computes for one request, in tokens.
 
-    ``prompt_tokens`` is the whole prompt's length; ``prefill_tokens`` of it are computed in this step;
+    ``prompt_tokens`` is the whole prompt's length, of several prompts that of all which the engine has come to;
+    ``prefill_tokens`` of it are computed in this step;
     ``cached_tokens`` were taken from the prefix cache (told in the step that first lists the request);
     ``decode_tokens`` are scheduled after the prompt; ``context_tokens`` is the length attended to.
     A tuple, not a dataclass: the engine makes hundreds a step, and they go onto the wire as they are.

@@ -30,6 +30,7 @@ from metering.incidents import IncidentLog
 from metering.journal import BegunRequest, Journal
 from metering.meter_report import MeterReport
 from metering.metered_replica import MeteredReplica, ReplicaRegistration
+from metering.open_part import open_part_of, open_parts, part_of
 from metering.open_requests import OpenRequests
 from metering.replica_roster import ReplicaRoster
 from metering.request_account import RequestAccount
@@ -254,6 +255,23 @@ class HostMeter:
         """
         return self._shelf.acknowledge(settlement)
 
+    def running(self, replica: str) -> dict[str, int]:
+        """What each open request of a replica has drawn until now, in microjoules, as its settlement would say it.
+
+        No counter is read: what no closed interval stands behind is an estimate, and nothing while there can be none.
+        A request whose energy isn't known whole is left out: it won't be billed.
+        """
+        metered = self._replicas.live.get(replica)
+        if metered is None or metered.unavailable is not None:
+            return {}
+        now_ns = self._clock.monotonic_ns()
+        parts = open_parts(metered, now_ns, roster=self._replicas, counters=self._counters) or ()
+        return {
+            account.request_id: self._book.running_microjoules(account.serial, part_of(account.serial, parts))
+            for account in self._open.on(replica)
+            if account.spoiled is None
+        }
+
     def model_of(self, replica: str) -> str | None:
         """The model that a registered replica serves."""
         metered = self._replicas.live.get(replica)
@@ -435,7 +453,11 @@ class HostMeter:
         replica = self._replicas.live.get(account.replica)
         closed_ns = [group.begin_ns for group in self._counters.groups if group.closes_at_will]
         until_ns = max([self._clock.monotonic_ns(), *closed_ns])
-        open_part = self._open_part(replica, account, until_ns) if replica else RequestShare()
+        open_part = (
+            open_part_of(account, replica, until_ns, roster=self._replicas, counters=self._counters)
+            if replica
+            else RequestShare()
+        )
         stay = replica.end_stay(account, until_ns) if replica else Stay.never(steps_lost=account.steps_lost)
         unknown = self._unknown(replica, account) or (_NO_STEP_POWER if open_part is None else None)
         is_billed = outcome != "failed" and unknown is None
@@ -471,26 +493,6 @@ class HostMeter:
             return f"the replica {account.replica} is not metered any more"
         trouble = replica.trouble or self._counters.cpu_trouble
         return replica.unavailable or account.spoiled or (trouble if account.resident_from_ns is not None else None)
-
-    def _open_part(self, replica: MeteredReplica, account: RequestAccount, until_ns: int) -> RequestShare | None:
-        """The request's share of what its devices have probably drawn since their last closed interval.
-
-        Floor times time, and its replica's time in steps times the power of its steps of late. ``None`` while no
-        interval with a step of its replica has told that power, unless only a millisecond can be open.
-        """
-        estimate = RequestShare()
-        for group in replica.groups:
-            if account.resident_from_ns is None or group.begin_ns >= until_ns or not group.facts:
-                continue
-            runners = self._replicas.on(group)
-            loads = [runner.load(group.begin_ns, until_ns) for runner in runners]
-            load = loads[runners.index(replica)]
-            grains = replica.step_power.grains(group, load.steps_ns)
-            if grains is None and not group.closes_at_will:
-                return None
-            shares = self._counters.divide_open(group, until_ns, grains or 0, load, loads)
-            estimate.add(shares.of(account.serial))
-        return estimate
 
 
 def _energy(replica: MeteredReplica | None, charge: Charge, stay: Stay, unknown: str | None) -> EnergyFigures:

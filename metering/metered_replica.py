@@ -95,12 +95,14 @@ class MeteredReplica:
         )
 
     def began(self, event: StepBegan) -> tuple[RequestWork, ...]:
-        """Take in a step; its work for requests that weren't resident yet."""
+        """Take in a step; its work of requests that weren't resident yet, and of prompts."""
         self._steps.began(event)
         return tuple(
             work
             for work in event.work
-            if (resident := self._residents.get(work.request_id)) is None or resident.until_ns is not None
+            if work.prefill_tokens
+            or (resident := self._residents.get(work.request_id)) is None
+            or resident.until_ns is not None
         )
 
     def ended(self, event: StepEnded) -> None:

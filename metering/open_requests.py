@@ -88,6 +88,8 @@ class OpenRequests:
                 continue
             if account.resident_from_ns is None:
                 replica.enter(account, account.saw_first_step(work, event.at_monotonic_ns))
+            else:
+                account.saw_later_step(work)
 
     def _step_ended(self, event: StepEnded) -> None:
         for request_id, tokens in event.produced.items():

@@ -71,14 +71,20 @@ class RequestAccount:
     has_neighbours: bool = False
 
     def saw_first_step(self, work: RequestWork, at_monotonic_ns: int) -> int:
-        """Take in the step that first lists the request; from when on it is resident.
-
-        Later steps tell nothing new: after a preemption the engine computes a prompt again that is counted already.
-        """
+        """Take in the step that first lists the request; from when on it is resident."""
         self.resident_from_ns = max(at_monotonic_ns, self.begun_monotonic_ns)
         self.input_tokens = work.prompt_tokens
         self.cached_tokens = min(work.cached_tokens, work.prompt_tokens)
         return self.resident_from_ns
+
+    def saw_later_step(self, work: RequestWork) -> None:
+        """Take in a step that may have come to another one of several prompts: then they are longer together.
+
+        Otherwise it tells nothing new: after a preemption the engine computes a prompt again that is counted already.
+        """
+        if work.prefill_tokens and work.prompt_tokens > self.input_tokens:
+            self.input_tokens = work.prompt_tokens
+            self.cached_tokens = min(self.cached_tokens + work.cached_tokens, work.prompt_tokens)
 
     @property
     def tokens(self) -> TokenCounts:

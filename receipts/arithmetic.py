@@ -56,6 +56,12 @@ def microjoules(joules: float, place: str) -> int:
     return count
 
 
+def picograms(gco2eq: float) -> int:
+    """A figure in grams as a whole number of picograms, which it was made from wherever a double can show that."""
+    numerator, denominator = _ratio(gco2eq)
+    return _half_even(numerator * PICOGRAMS_PER_GRAM, denominator)
+
+
 def check_arithmetic(receipt: Receipt) -> None:
     """Check that the receipt's figures follow from each other, and its placement from what ran.
 

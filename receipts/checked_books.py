@@ -10,8 +10,18 @@ from receipts.checked_rows import ColumnTypes
 from receipts.document import Receipt
 from receipts.errors import InvalidDocument
 from receipts.ledger_books import METER, REVENUE
+from receipts.ledger_payments import is_payment_id
 from receipts.ledger_rows import customer_book
-from receipts.ledger_schema import MICROJOULES, USD_PICOS, accounts, entries, failed_attempts, receipts, reversals
+from receipts.ledger_schema import (
+    MICROJOULES,
+    USD_PICOS,
+    accounts,
+    entries,
+    failed_attempts,
+    payments,
+    receipts,
+    reversals,
+)
 
 OPENING: Final = "opening:"
 _FAILED: Final = "failed:"
@@ -93,6 +103,9 @@ def known_transactions(connection: Connection, names: Collection[str]) -> set[st
         if keys:
             found = connection.scalars(select(column).where(column.in_(list(keys))))
             known |= {keys[each] for each in found}
+    paid = [name for name in names if is_payment_id(name)]
+    if paid:
+        known |= set(connection.scalars(select(payments.c.payment_id).where(payments.c.payment_id.in_(paid))))
     return known
 
 

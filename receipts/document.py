@@ -15,6 +15,7 @@ from receipts.canonical import JsonValue, canonical_bytes, parse_strict
 from receipts.errors import InvalidDocument
 from receipts.members import (
     AccountName,
+    ApiKeyId,
     Confidence,
     Count,
     CountryCode,
@@ -23,6 +24,7 @@ from receipts.members import (
     Figure,
     Joules,
     KeyId,
+    MayLackMembers,
     Pue,
     ReceiptId,
     Seq,
@@ -32,9 +34,10 @@ from receipts.members import (
     StrictModel,
     Text,
     TierName,
+    WorkloadName,
     json_array,
 )
-from receipts.placement_section import MayHavePlacement, Placement
+from receipts.placement_section import Placement
 
 RECEIPT_TYP: Final = "joule-mesh.receipt/v1"
 HEAD_TYP: Final = "joule-mesh.account-head/v1"
@@ -60,8 +63,20 @@ class Tokens(StrictModel):
         return self
 
 
-class Workload(StrictModel):
-    """What ran, and for whom."""
+def _absent_or_known(schema: JsonDict) -> None:
+    """Null is how an absent member looks in Python, and nothing that JSON may have there."""
+    del schema["default"]
+    either = schema.pop("anyOf")
+    assert isinstance(either, list)
+    known, _null = either
+    assert isinstance(known, dict)
+    schema.update(known)
+
+
+class Workload(MayLackMembers):
+    """What ran, and for whom. Requests that name no workload have no ``name``, older ones no ``api_key_id``."""
+
+    MAY_LACK: ClassVar = ("api_key_id", "name")
 
     id: Text
     kind: Text
@@ -70,6 +85,8 @@ class Workload(StrictModel):
     tokens: Tokens
     customer_tag: CustomerTag | None
     account: AccountName
+    api_key_id: Annotated[ApiKeyId | None, Field(json_schema_extra=_absent_or_known)] = None
+    name: Annotated[WorkloadName | None, Field(json_schema_extra=_absent_or_known)] = None
 
 
 class Silicon(StrictModel):
@@ -212,18 +229,10 @@ class Verification(StrictModel):
     signature: Signature | None
 
 
-def _absent_or_known(schema: JsonDict) -> None:
-    """Null is how an absent member looks in Python, and nothing that JSON may have there."""
-    del schema["default"]
-    either = schema.pop("anyOf")
-    assert isinstance(either, list)
-    known, _null = either
-    assert isinstance(known, dict)
-    schema.update(known)
-
-
-class Receipt(MayHavePlacement):
+class Receipt(MayLackMembers):
     """One request's receipt. Those of before there was placement have no member ``placement``."""
+
+    MAY_LACK: ClassVar = ("placement",)
 
     typ: Literal["joule-mesh.receipt/v1"]
     receipt_id: ReceiptId

@@ -1,6 +1,6 @@
 """From a settled request to its receipt, yet unsigned. Pure: the same figures give the same bytes."""
 
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import ValidationError, model_validator
 
@@ -19,25 +19,31 @@ from receipts.document import RECEIPT_TYP, Receipt, first_fault
 from receipts.errors import InvalidDocument, SettlementRefused
 from receipts.members import (
     AccountName,
+    ApiKeyId,
     Count,
     CountryCode,
     CustomerTag,
     Figure,
+    MayLackMembers,
     Pue,
     ReceiptId,
+    Sha256,
     Share,
     StrictModel,
     Text,
     TierName,
+    WorkloadName,
     json_array,
 )
 from receipts.placement_rules import ServedBy, check_placement, waited_milliseconds
-from receipts.placement_section import MayHavePlacement, PlacementContext
+from receipts.placement_section import PlacementContext
 
 NO_ATTESTATION = "no hardware attestation is taken"
 _NS_PER_MS = 10**6
 _MILLIWATTS_PER_WATT = 1000
 _THOUSANDTHS = 1000
+# Left out where they are None, so that a context without them is written as it always was.
+_NEWER = ("api_key_id", "workload_name", "idempotency_sha256")
 
 
 class Attempt(StrictModel):
@@ -48,13 +54,17 @@ class Attempt(StrictModel):
     energy_microjoules: Count | None
 
 
-class RequestContext(MayHavePlacement):
+class RequestContext(MayLackMembers):
     """What the door knows of a request when it sends it on: everything on a receipt that the meter cannot know.
 
     It travels as the settlement's opaque context, so that a receipt can be written whoever has died meanwhile.
     The grid's figures are those of the moment, ``usd_per_kwh`` is the price at the silicon. Only a context of before
-    there was placement, which a meter's journal may still hold, has no ``placement``.
+    there was placement, which a meter's journal may still hold, has no ``placement``; the three after it are None where
+    the request came without them, too. ``workload_name`` is the client's own; ``idempotency_sha256`` goes on no
+    receipt.
     """
+
+    MAY_LACK: ClassVar = ("placement",)
 
     receipt_id: ReceiptId
     workload_id: Text
@@ -80,6 +90,9 @@ class RequestContext(MayHavePlacement):
     price_version: Text
     attempts: Annotated[tuple[Attempt, ...], json_array(max_length=64)]
     placement: PlacementContext | None = None
+    api_key_id: ApiKeyId | None = None
+    workload_name: WorkloadName | None = None
+    idempotency_sha256: Sha256 | None = None
 
     @model_validator(mode="after")
     def _runs_as_placed(self) -> Self:
@@ -100,7 +113,8 @@ class RequestContext(MayHavePlacement):
 
     def to_json(self) -> bytes:
         """One line of JSON; `from_json` gives an equal context back."""
-        return canonical_bytes(self.model_dump())
+        members = self.model_dump()
+        return canonical_bytes({name: members[name] for name in members if name not in _NEWER or members[name]})
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
@@ -185,6 +199,7 @@ def _placement(context: RequestContext, start_unix_ns: int) -> dict[str, object]
 
 def _workload(context: RequestContext, settlement: Settlement) -> dict[str, object]:
     tokens = settlement.tokens
+    named = {"api_key_id": context.api_key_id, "name": context.workload_name}
     return {
         "id": context.workload_id,
         "kind": context.kind,
@@ -193,6 +208,7 @@ def _workload(context: RequestContext, settlement: Settlement) -> dict[str, obje
         "tokens": {"input": tokens.input, "cached": tokens.cached, "output": tokens.output},
         "customer_tag": context.customer_tag,
         "account": context.account,
+        **{name: value for name, value in named.items() if value is not None},
     }
 
 

@@ -24,19 +24,59 @@ _Key = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """By which key, and as what, a request comes in.
+
+    ``key_sha256`` is what the ledger keeps of the key; ``workload`` the name that the client gives (`X-Workload`);
+    ``idempotency_sha256`` 64 hex digits, of its `Idempotency-Key`, which itself goes no further than the door.
+    """
+
+    account: str
+    api_key_id: str
+    key_sha256: bytes
+    workload: str | None = None
+    idempotency_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldWanted:
+    """A hold that is to be placed, of ``usd_picos`` for ``lease_s``; the rest as in `Admission`.
+
+    Without ``key_sha256`` no key is looked at: for what the mesh does by itself.
+    """
+
+    account: str
+    request_id: str
+    usd_picos: int
+    lease_s: float
+    key_sha256: bytes | None
+    api_key_id: str | None
+    workload: str | None
+    idempotency_sha256: str | None
+
+
+HoldOutcome = Literal["placed", "insufficient", "busy", "unknown key", "repeated", "over budget"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HoldAnswer:
     """What became of a hold that was to be placed.
 
     ``insufficient``: the balance doesn't cover it beside what other holds of the account set aside, in pico-USD as
     of then. ``busy``: nothing is placed now, for ``reason``; the two amounts are None where they weren't looked at.
+    ``unknown key``: the key isn't live any more. ``repeated``: another request of the account with the same
+    idempotency key is under way, or has its receipt, of ``first_receipt_id``. ``over budget``: an energy budget is
+    drawn, as ``reason`` says, and its window ends after ``retry_after_s``.
     ``book_began_ns`` tells one book from the next: a new one has none of the holds that were placed before.
     """
 
-    outcome: Literal["placed", "insufficient", "busy"]
+    outcome: HoldOutcome
     book_began_ns: int
     balance_usd_picos: int | None
     held_usd_picos: int | None
     reason: str | None = None
+    first_receipt_id: str | None = None
+    retry_after_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +87,19 @@ class HoldsReport:
     held_usd_picos: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountBalance:
+    """What an account has, and what of it is set aside for requests under way; both in pico-USD."""
+
+    balance_usd_picos: int
+    held_usd_picos: int
+
+
 @dataclass(slots=True, kw_only=True)
 class _Hold:
     usd_picos: int
     until_ns: int
+    idempotency_sha256: str | None = None
 
 
 class HoldBook:
@@ -76,16 +125,26 @@ class HoldBook:
         self._remembered_ns = remembered_ns
         self._holds: dict[_Key, _Hold] = {}
         self._sums: dict[str, int] = {}
+        # Of holds with an idempotency key: whose request came first with it.
+        self._first: dict[_Key, str] = {}
         # One entry for each live hold, at or before its end, and some of holds that ended early.
         self._ends: list[tuple[int, _Key]] = []
         self._ended: OrderedDict[_Key, int] = OrderedDict()
 
     def place(
-        self, account: str, request_id: str, usd_picos: int, *, balance_usd_picos: int, lease_ns: int
+        self,
+        account: str,
+        request_id: str,
+        usd_picos: int,
+        *,
+        balance_usd_picos: int,
+        lease_ns: int,
+        idempotency_sha256: str | None = None,
     ) -> HoldAnswer:
         """Set ``usd_picos`` (0 or more) aside for the lease, if the balance covers it beside the account's other holds.
 
-        Placed again, it is still one hold, of the amount that was said last. One of nothing is always covered.
+        Placed again, it is still one hold, of the amount that was said last. One of nothing is always covered. With
+        an idempotency key it has to be the first, which `under_way` tells.
         """
         now_ns = self._lapse()
         key = (account, request_id)
@@ -102,6 +161,9 @@ class HoldBook:
         else:
             outcome = "placed"
             self._put(key, usd_picos, now_ns + lease_ns)
+            if idempotency_sha256 is not None:
+                self._holds[key].idempotency_sha256 = idempotency_sha256
+                self._first[account, idempotency_sha256] = request_id
         return HoldAnswer(
             outcome=outcome,
             book_began_ns=self.began_ns,
@@ -111,16 +173,31 @@ class HoldBook:
         )
 
     def renew(self, account: str, request_id: str, usd_picos: int, *, lease_ns: int) -> None:
-        """Prolong the hold, of this amount from now on; one that isn't known comes back, whatever the balance is.
+        """Prolong the hold, of this amount or the larger one that it has been extended to.
 
-        Its request is under way. Nothing happens where it has ended since, or there is no room.
+        One that isn't known comes back, whatever the balance is: its request is under way. Nothing happens where it
+        has ended since, or there is no room.
         """
         now_ns = self._lapse()
         key = (account, request_id)
-        if key in self._ended:
-            self._remember(key, now_ns)
-        elif key in self._holds or len(self._holds) < self._most_holds:
-            self._put(key, usd_picos, now_ns + lease_ns)
+        if self._may_live(key, now_ns):
+            self._put(key, max(usd_picos, self._amount(key)), now_ns + lease_ns)
+
+    def extend(self, account: str, request_id: str, usd_picos: int, *, balance_usd_picos: int, lease_ns: int) -> int:
+        """Raise the hold to this amount, or to what the balance leaves beside the account's others; and prolong it.
+
+        The amount that it has from now on, which is never less than before. Of a request under way: after a restart
+        it comes back by this too. Nothing, 0, where it has ended since, or there is no room.
+        """
+        now_ns = self._lapse()
+        key = (account, request_id)
+        if not self._may_live(key, now_ns):
+            return 0
+        held = self._amount(key)
+        free = balance_usd_picos - (self.held_usd_picos(account) - held)
+        extended = max(held, min(usd_picos, free))
+        self._put(key, extended, now_ns + lease_ns)
+        return extended
 
     def end(self, account: str, request_id: str) -> None:
         """Nothing is set aside for this request any more, nor will be."""
@@ -131,6 +208,11 @@ class HoldBook:
         if len(self._ends) > 2 * len(self._holds) + _LEAST_STALE:
             self._ends = [(hold.until_ns, each) for each, hold in self._holds.items()]
             heapq.heapify(self._ends)
+
+    def under_way(self, account: str, idempotency_sha256: str | None) -> str | None:
+        """The request whose live hold was placed with this idempotency key."""
+        self._lapse()
+        return None if idempotency_sha256 is None else self._first.get((account, idempotency_sha256))
 
     def held_usd_picos(self, account: str) -> int:
         """The sum of the account's holds, those included whose lease is over since the last call of another method."""
@@ -151,10 +233,23 @@ class HoldBook:
         hold.usd_picos = usd_picos
         hold.until_ns = max(hold.until_ns, until_ns)
 
+    def _amount(self, key: _Key) -> int:
+        hold = self._holds.get(key)
+        return hold.usd_picos if hold else 0
+
+    def _may_live(self, key: _Key, now_ns: int) -> bool:
+        """Whether a request under way may have a hold; that one which has ended was asked for is remembered anew."""
+        if key in self._ended:
+            self._remember(key, now_ns)
+            return False
+        return key in self._holds or len(self._holds) < self._most_holds
+
     def _drop(self, key: _Key) -> None:
         hold = self._holds.pop(key, None)
         if hold is not None:
             self._add(key[0], -hold.usd_picos)
+            if hold.idempotency_sha256 is not None:
+                self._first.pop((key[0], hold.idempotency_sha256), None)
 
     def _add(self, account: str, usd_picos: int) -> None:
         held = self._sums.pop(account, 0) + usd_picos

@@ -3,46 +3,28 @@
 No Ray, no asyncio; one thread calls it. `receipts.ledger_writer` gathers concurrent settlements into its commits.
 """
 
-import base64
-import hashlib
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Annotated, Final, Self
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Final, Self
 
-from pydantic import StringConstraints, TypeAdapter, ValidationError
-from sqlalchemy import ColumnElement, Connection, bindparam, insert, select, update
+from sqlalchemy import ColumnElement, bindparam, select, update
 
 from metering.settlement import Settlement
-from receipts.errors import DamagedReceipt, LedgerError, SettlementRefused
-from receipts.ledger_books import (
-    OPENING_CREDITS,
-    EntryRow,
-    KnownBalances,
-    balance,
-    reversal_id,
-    reverse,
-    transfer,
-)
+from receipts.ledger_accounts import OPENING_CREDIT_USD_PICOS, LedgerAccounts
+from receipts.ledger_books import reversal_id, reverse
 from receipts.ledger_chains import ExaminedHeads
 from receipts.ledger_commit import SettlementCommit, context_of
 from receipts.ledger_database import LedgerDatabase
-from receipts.ledger_rows import STORED, customer_book, stored_receipt
-from receipts.ledger_schema import USD_PICOS, accounts, api_keys, entries, receipts
-from receipts.members import AccountName
+from receipts.ledger_rows import STORED, stored_receipt
+from receipts.ledger_schema import receipts
 from receipts.stored_receipt import StoredReceipt
 
-OPENING_CREDIT_USD_PICOS: Final = 5 * 10**12
-API_KEY_PREFIX: Final = "jc_LIVE_"
-_API_KEY_BYTES: Final = 32
-_ACCOUNT_NAME: Final[TypeAdapter[str]] = TypeAdapter(AccountName)
-_KEY_NAME: Final[TypeAdapter[str]] = TypeAdapter(
-    Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
-)
+__all__ = ["OPENING_CREDIT_USD_PICOS", "Ledger"]
+
 _RECEIPT_ID: Final = re.compile(r"rcpt_[0-9a-f]{32}")
 
 
-class Ledger:
+class Ledger(LedgerAccounts):
     """The accounts, their keys, their receipts and what they were charged.
 
     Every method is one transaction, durable when it returns. Each may raise `LedgerUnavailable` (nothing was
@@ -58,11 +40,8 @@ class Ledger:
         random_bytes: Callable[[int], bytes],
         key_id: str,
     ) -> None:
-        self._database = database
-        self._wall_clock_ns = wall_clock_ns
-        self._random_bytes = random_bytes
+        super().__init__(database, wall_clock_ns=wall_clock_ns, random_bytes=random_bytes)
         self._key_id = key_id
-        self._balances = KnownBalances()
         self._examined = ExaminedHeads()
 
     @classmethod
@@ -85,69 +64,6 @@ class Ledger:
         """
         database = LedgerDatabase.open(url)
         return cls(database, wall_clock_ns=wall_clock_ns, random_bytes=random_bytes, key_id=key_id)
-
-    def close(self) -> None:
-        """Close the database."""
-        self._database.close()
-
-    def create_key(self, account: str, name: str) -> str:
-        """Make an API key; only its hash is kept, so this is the one time that it is seen.
-
-        An account that does not exist is made, with the opening credit of $5.
-
-        Raises:
-            LedgerError: the account's or the key's name is not allowed.
-        """
-        try:
-            _ACCOUNT_NAME.validate_python(account, strict=True)
-        except ValidationError as error:
-            raise LedgerError(
-                f"an account's name is 1 to 128 letters, digits and . _ @ - and begins with none of these: {account!r}"
-            ) from error
-        try:
-            _KEY_NAME.validate_python(name, strict=True)
-        except ValidationError as error:
-            raise LedgerError("a key's name is a line of at most 256 characters") from error
-        secret = base64.urlsafe_b64encode(self._random_bytes(_API_KEY_BYTES)).rstrip(b"=").decode("ascii")
-        key = API_KEY_PREFIX + secret
-        now_ns = self._wall_clock_ns()
-        credit: list[EntryRow] = []
-        with self._transaction() as connection:
-            if connection.scalar(select(accounts.c.account).where(accounts.c.account == account)) is None:
-                credit = _open_account(connection, account, now_ns)
-            row = {"sha256": _key_hash(key), "account": account, "name": name, "created_unix_ns": now_ns}
-            connection.execute(insert(api_keys), row)
-        self._balances.entered(credit)
-        return key
-
-    def account_of(self, api_key: str) -> str | None:
-        """The account that the key opens; None when it opens none, or was revoked."""
-        query = select(api_keys.c.account).where(
-            api_keys.c.sha256 == _key_hash(api_key), api_keys.c.revoked_unix_ns.is_(None)
-        )
-        with self._transaction() as connection:
-            account: str | None = connection.scalar(query)
-        return account
-
-    def has_keys(self) -> bool:
-        """Whether any API key was ever made."""
-        with self._transaction() as connection:
-            return connection.scalar(select(api_keys.c.sha256).limit(1)) is not None
-
-    def balance_usd_picos(self, account: str) -> int:
-        """What the account has left, in pico-USD; negative when it owes. An unknown account has 0.
-
-        It adds up all entries of the account: 0.2 s for a million receipts, in which nothing else is written. It
-        is remembered until the database fails.
-        """
-        with self._transaction() as connection:
-            left = balance(connection, customer_book(account), USD_PICOS)
-        self._balances.set(account, left)
-        return left
-
-    def cached_balance_usd_picos(self, account: str) -> int | None:
-        """The same without I/O, from any thread; None until it was read once, and again when the database failed."""
-        return self._balances.of(account)
 
     def reverse(self, transaction_id: str, reason: str) -> str:
         """Undo a transaction by another with the opposite entries, in both books; what was entered stays.
@@ -181,7 +97,7 @@ class Ledger:
             commit = SettlementCommit.prepare(
                 connection,
                 settlements,
-                {each.account for each in contexts},
+                contexts,
                 self._examined,
                 now_ns=self._wall_clock_ns(),
                 key_id=self._key_id,
@@ -189,6 +105,7 @@ class Ledger:
             outcomes = [commit.settle(*each) for each in zip(contexts, settlements, strict=True)]
             commit.write(connection)
         self._examined.committed(commit.heads)
+        self._budgets.committed(commit.receipt_rows)
         self._balances.entered(commit.entry_rows)
         return outcomes
 
@@ -242,33 +159,7 @@ class Ledger:
             with self._transaction() as connection:
                 connection.execute(statement, rows)
 
-    @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
-        """When the database fails the balances are read anew: what was stored, and by whom, is not certain then."""
-        try:
-            with self._database.transaction() as connection:
-                yield connection
-        except BaseException as error:
-            # Those are this program's own, and nothing was stored.
-            if type(error) not in (SettlementRefused, DamagedReceipt, LedgerError):
-                self._balances.forget()
-            raise
-
     def _first(self, *conditions: ColumnElement[bool]) -> StoredReceipt | None:
         with self._transaction() as connection:
             row = connection.execute(select(*STORED).where(*conditions)).first()
         return None if row is None else stored_receipt(row)
-
-
-def _open_account(connection: Connection, account: str, now_ns: int) -> list[EntryRow]:
-    connection.execute(insert(accounts), {"account": account, "created_unix_ns": now_ns})
-    credit = transfer(
-        f"opening:{account}", USD_PICOS, OPENING_CREDITS, customer_book(account), OPENING_CREDIT_USD_PICOS, now_ns
-    )
-    connection.execute(insert(entries), credit)
-    return credit
-
-
-def _key_hash(api_key: str) -> bytes:
-    """Plain SHA-256 is enough: the key has 256 random bits, there is nothing to guess."""
-    return hashlib.sha256(api_key.encode("utf-8", "surrogatepass")).digest()

@@ -16,16 +16,20 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from metering.settlement import Settlement
 from receipts.account_heads import AccountHeads
+from receipts.api_keys import SCOPES, ApiKey, NewKey
+from receipts.budgets import Budget, BudgetKind, BudgetUse, BudgetWindow
 from receipts.errors import LedgerInUse, LedgerUnavailable
 from receipts.group_record import GroupRecord
-from receipts.holds import MOST_UNSIGNED, HoldAnswer, HoldBook, HoldsReport
+from receipts.holds import MOST_UNSIGNED, AccountBalance, HoldAnswer, HoldBook, HoldsReport, HoldWanted
 from receipts.ledger import Ledger
 from receipts.ledger_csv import csv_lines
 from receipts.ledger_holds import LedgerHolds
 from receipts.ledger_reader import LedgerPosition, LedgerReader
 from receipts.ledger_readers import LedgerReaders
 from receipts.ledger_writer import LedgerWriter
+from receipts.payments import CreditKind, DueRecharge, Payment, Recharge
 from receipts.receipt_query import ReceiptQuery, ReceiptsPage
+from receipts.refunds import Refunds
 from receipts.signer_actors import signers_of
 from receipts.signer_group import HeadSource, SignerGroup
 from receipts.signer_messages import SignedMessage
@@ -33,13 +37,13 @@ from receipts.signers_report import SignersReport, SigningRate
 from receipts.signing_loop import LedgerHeads, SigningLoop
 from receipts.signing_metrics import SigningMetrics
 from receipts.stored_receipt import StoredReceipt
+from receipts.usage import Usage, UsageBy
 
 ACTOR_NAME = "ledger"
 # Ray's CPUs are a count that it subtracts from: the mesh's own actors must fit beside an engine on two cores.
 _ACTOR_CPUS = 0.05
 _MAX_CONCURRENT_CALLS = 1000
 _TAKE_OVER_RETRY_S = 0.2
-_OPEN_AGAIN_S = 5.0
 _SHOW_EVERY_S = 2.0
 
 _LOG = logging.getLogger(__name__)
@@ -55,12 +59,13 @@ class LedgerSettings:
 
     ``take_over_s``: so long the process before a restart may take to die and let go of the database, from which a
     server drops a session that went silent after 30 s. With ``most_unsigned`` receipts unsigned no hold is placed, so
-    that no new request begins.
+    that no new request begins. A database that is away is tried again every ``open_again_s``.
     """
 
     url: str = field(repr=False)  # it may hold a password
     connect_signers: ConnectSigners
     take_over_s: float = 45.0
+    open_again_s: float = 5.0
     most_unsigned: int = MOST_UNSIGNED
 
 
@@ -83,6 +88,7 @@ class _Opened:
     writer: LedgerWriter
     readers: LedgerReaders
     holds: LedgerHolds
+    refunds: Refunds
     group: SignerGroup
     account_heads: AccountHeads
     rate: SigningRate
@@ -130,13 +136,94 @@ class LedgerActor:
         page = await readers.call(account, lambda reader: reader.entries_page(account, after, limit))
         return csv_lines(page.lines), page.next
 
-    async def create_key(self, account: str, name: str) -> str:
+    async def create_key(
+        self, account: str, name: str, scopes: Sequence[str] = SCOPES, expires_unix_ns: int | None = None
+    ) -> NewKey:
         """As `Ledger.create_key`."""
-        return await self._call(lambda ledger: ledger.create_key(account, name))
+        return await self._call(lambda ledger: ledger.create_key(account, name, scopes, expires_unix_ns))
 
-    async def account_of(self, api_key: str) -> str | None:
-        """As `Ledger.account_of`."""
-        return await self._call(lambda ledger: ledger.account_of(api_key))
+    async def list_keys(self, account: str) -> Sequence[ApiKey]:
+        """As `Ledger.list_keys`."""
+        return await self._call(lambda ledger: ledger.list_keys(account))
+
+    async def revoke_key(self, account: str, key_id: str) -> bool:
+        """As `Ledger.revoke_key`."""
+        return await self._call(lambda ledger: ledger.revoke_key(account, key_id))
+
+    async def rotate_key(self, account: str, key_id: str, overlap_s: float) -> NewKey:
+        """As `Ledger.rotate_key`."""
+        return await self._call(lambda ledger: ledger.rotate_key(account, key_id, overlap_s))
+
+    async def key_of(self, secret: str) -> ApiKey | None:
+        """As `LedgerWriter.key_of`."""
+        return await (await self._ready()).writer.key_of(secret)
+
+    async def set_budget(self, budget: Budget) -> None:
+        """As `Ledger.set_budget`."""
+        await self._call(lambda ledger: ledger.set_budget(budget))
+
+    async def remove_budget(
+        self, account: str, kind: BudgetKind, subject: str, window: BudgetWindow | None = None
+    ) -> bool:
+        """As `Ledger.remove_budget`."""
+        return await self._call(lambda ledger: ledger.remove_budget(account, kind, subject, window))
+
+    async def budgets(self, account: str) -> Sequence[BudgetUse]:
+        """As `Ledger.budgets`."""
+        return await self._call(lambda ledger: ledger.budgets(account))
+
+    async def top_up(self, account: str, usd_picos: int, provider: str, reference: str) -> Payment:
+        """As `Ledger.top_up`."""
+        return await self._call(lambda ledger: ledger.top_up(account, usd_picos, provider, reference))
+
+    async def credit(self, account: str, usd_picos: int, kind: CreditKind, reason: str, reference: str) -> Payment:
+        """As `Ledger.credit`."""
+        return await self._call(lambda ledger: ledger.credit(account, usd_picos, kind, reason, reference))
+
+    async def payments(self, account: str) -> Sequence[Payment]:
+        """As `Ledger.payments`."""
+        return await self._call(lambda ledger: ledger.payments(account))
+
+    async def refundable_usd_picos(self, account: str, payment_id: str) -> int:
+        """As `Refunds.refundable_usd_picos`."""
+        return await (await self._ready()).refunds.refundable_usd_picos(account, payment_id)
+
+    async def begin_refund(self, account: str, payment_id: str, usd_picos: int) -> Payment:
+        """As `Refunds.begin`."""
+        return await (await self._ready()).refunds.begin(account, payment_id, usd_picos)
+
+    async def finish_refund(self, refund_id: str, reference: str) -> Payment:
+        """As `Ledger.finish_refund`."""
+        return await self._call(lambda ledger: ledger.finish_refund(refund_id, reference))
+
+    async def cancel_refund(self, refund_id: str, reason: str) -> Payment:
+        """As `Ledger.cancel_refund`."""
+        return await self._call(lambda ledger: ledger.cancel_refund(refund_id, reason))
+
+    async def unfinished_refunds(self) -> Sequence[Payment]:
+        """As `Ledger.unfinished_refunds`."""
+        return await self._call(Ledger.unfinished_refunds)
+
+    async def set_recharge(self, account: str, recharge: Recharge | None) -> None:
+        """As `Ledger.set_recharge`."""
+        await self._call(lambda ledger: ledger.set_recharge(account, recharge))
+
+    async def recharge(self, account: str) -> Recharge | None:
+        """As `Ledger.recharge`."""
+        return await self._call(lambda ledger: ledger.recharge(account))
+
+    async def accounts_to_recharge(self) -> Sequence[DueRecharge]:
+        """As `Ledger.accounts_to_recharge`."""
+        return await self._call(Ledger.accounts_to_recharge)
+
+    async def usage(
+        self, account: str, since_unix_ns: int, until_unix_ns: int, by: UsageBy, workload: str | None = None
+    ) -> Usage:
+        """As `LedgerReader.usage`."""
+        readers = (await self._ready()).readers
+        return await readers.call(
+            account, lambda reader: reader.usage(account, since_unix_ns, until_unix_ns, by, workload)
+        )
 
     async def has_keys(self) -> bool:
         """As `Ledger.has_keys`."""
@@ -150,17 +237,25 @@ class LedgerActor:
         """As `Ledger.reverse`."""
         return await self._call(lambda ledger: ledger.reverse(transaction_id, reason))
 
-    async def place_hold(self, account: str, request_id: str, usd_picos: int, lease_s: float) -> HoldAnswer:
+    async def place_hold(self, wanted: HoldWanted) -> HoldAnswer:
         """As `LedgerHolds.place`."""
-        return await (await self._ready()).holds.place(account, request_id, usd_picos, lease_s)
+        return await (await self._ready()).holds.place(wanted)
 
     async def renew_holds(self, holds: Sequence[tuple[str, str, int]], lease_s: float) -> None:
         """As `LedgerHolds.renew`."""
         (await self._ready()).holds.renew(holds, lease_s)
 
+    async def extend_holds(self, holds: Sequence[tuple[str, str, int]], lease_s: float) -> list[int]:
+        """As `LedgerHolds.extend`."""
+        return await (await self._ready()).holds.extend(holds, lease_s)
+
     async def release_hold(self, account: str, request_id: str) -> None:
         """As `LedgerHolds.release`."""
         (await self._ready()).holds.release(account, request_id)
+
+    async def account_balance(self, account: str) -> AccountBalance:
+        """As `LedgerHolds.balance`."""
+        return await (await self._ready()).holds.balance(account)
 
     async def holds_report(self) -> HoldsReport:
         """As `LedgerHolds.report`."""
@@ -214,7 +309,7 @@ class LedgerActor:
             try:
                 await self._ready()
             except (LedgerInUse, LedgerUnavailable):
-                await asyncio.sleep(_OPEN_AGAIN_S)
+                await asyncio.sleep(self._settings.open_again_s)
             except Exception:  # noqa: BLE001 - logged already; it needs a person, and the next call says it again
                 return
             else:
@@ -245,6 +340,7 @@ class LedgerActor:
             writer=writer,
             readers=readers,
             holds=LedgerHolds(writer, book, most_unsigned=self._settings.most_unsigned),
+            refunds=Refunds(writer, book),
             group=group,
             account_heads=AccountHeads(readers, group, at_rest=loop.at_rest, wall_clock_ns=time.time_ns),
             rate=rate,

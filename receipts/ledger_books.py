@@ -43,10 +43,23 @@ def balance(connection: Connection, book_account: str, unit: str) -> int:
 
 def exact_sum(connection: Connection, condition: ColumnElement[bool]) -> int:
     """The sum of all amounts for which ``condition`` holds, however large."""
-    high = func.sum(entries.c.amount // _HALF)
-    low = func.sum(entries.c.amount % _HALF)
-    row = connection.execute(select(high, low).where(condition)).one()
-    return int(row[0] or 0) * _HALF + int(row[1] or 0)
+    return exact_total(connection, entries.c.amount, condition)
+
+
+def exact_total(connection: Connection, column: ColumnElement[int], condition: ColumnElement[bool]) -> int:
+    """The sum of a column of whole numbers where ``condition`` holds, however large; of no rows it is 0."""
+    row = connection.execute(select(*halves(column)).where(condition)).one()
+    return joined(row[0], row[1])
+
+
+def halves(column: ColumnElement[int]) -> tuple[ColumnElement[int], ColumnElement[int]]:
+    """Two sums that make the column's, with `joined`."""
+    return func.sum(column // _HALF), func.sum(column % _HALF)
+
+
+def joined(high: object, low: object) -> int:
+    """The sum of which these are the `halves`, as the database gives them."""
+    return int(str(high or 0)) * _HALF + int(str(low or 0))
 
 
 def reversal_id(transaction_id: str) -> str:

@@ -17,10 +17,11 @@ from itertools import groupby, islice
 from operator import attrgetter
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, func, select, text
+from sqlalchemy import Column, ColumnElement, Connection, Row, Select, Table, func, select, text
 
 from metering.statements import MeterStatement, SignedStatement
 from receipts.arithmetic import check_arithmetic
+from receipts.checked_accounts import budget_faults, key_faults, paid, payment_faults, recharge_faults, refunded
 from receipts.checked_books import (
     OPENING,
     Entry,
@@ -41,7 +42,20 @@ from receipts.ledger import OPENING_CREDIT_USD_PICOS
 from receipts.ledger_books import METER, OPENING_CREDITS, OVERHEAD, reversal_id
 from receipts.ledger_database import ReadingDatabase
 from receipts.ledger_rows import customer_book
-from receipts.ledger_schema import MICROJOULES, USD_PICOS, accounts, entries, failed_attempts, receipts, reversals
+from receipts.ledger_schema import (
+    MICROJOULES,
+    USD_PICOS,
+    accounts,
+    api_keys,
+    budgets,
+    entries,
+    failed_attempts,
+    payments,
+    receipts,
+    recharges,
+    reversals,
+)
+from receipts.receipt_columns import receipt_columns
 from receipts.statement_check import MeterTally, StatementCheck
 
 MOST_FINDINGS: Final = 100
@@ -55,6 +69,7 @@ _COUNTED: Final = (
     "unstated_failures",
     "transactions",
     "reversals",
+    "payments",
 )
 _ENTRY_TYPES: Final = ColumnTypes(*entries.c)
 # The database keeps each of these unique, by indexes that somebody may have dropped; of several columns the last is
@@ -65,6 +80,9 @@ _ONCE: Final = (
     (failed_attempts.c.settlement_sha256,),
     (reversals.c.reverses,),
     (accounts.c.account,),
+    (api_keys.c.key_id,),
+    (payments.c.payment_id,),
+    (receipts.c.account, receipts.c.idempotency_sha256),
 )
 
 
@@ -85,6 +103,7 @@ class LedgerReport:
     unstated_failures: int
     transactions: int
     reversals: int
+    payments: int
     meters: int
     statements: int
     tallies: tuple[MeterTally, ...]
@@ -107,8 +126,10 @@ def check_ledger(
     3. every receipt: its hash, its columns, its arithmetic, its signature unless it is pending, its statement, and
        in the books exactly what it says, at its time; no request twice;
     4. every failed attempt and every reversal: in the books exactly what it says, at its time;
-    5. every transaction: about something that is there, zero in each unit; and so are both books;
-    6. every meter's statements, as `receipts.meter_audit` checks them, under the key that they name.
+    5. every payment: in the books exactly what it says; a refund, of a top-up; every key's id and scopes, every
+       budget and recharge;
+    6. every transaction: about something that is there, zero in each unit; and so are both books;
+    7. every meter's statements, as `receipts.meter_audit` checks them, under the key that they name.
 
     ``progress`` is told how many receipts have been looked at, of how many.
 
@@ -167,6 +188,10 @@ class _Check:
         self._check_once(connection)
         self._check_failed_attempts(connection)
         self._check_reversals(connection)
+        self._check_payments(connection)
+        self._check_rows(connection, api_keys, api_keys.c.key_id, key_faults)
+        self._check_rows(connection, budgets, budgets.c.position, budget_faults)
+        self._check_rows(connection, recharges, recharges.c.position, recharge_faults)
         self._check_transactions(connection)
 
     def _check_file(self, connection: Connection) -> None:
@@ -237,17 +262,7 @@ class _Check:
             self._found("its signature is not the group's")
 
     def _check_columns(self, row: Any, document: Receipt) -> None:  # noqa: ANN401 - checked
-        inside = {
-            "receipt_id": document.receipt_id,
-            "request_id": document.receipt_id.removeprefix("rcpt_"),
-            "account": document.workload.account,
-            "seq": document.chain.seq,
-            "end_unix_ns": document.execution.end_unix_ns,
-            "model": document.workload.model,
-            "region": document.silicon.region,
-            "customer_tag": document.workload.customer_tag,
-        }
-        for name, expected in inside.items():
+        for name, expected in receipt_columns(document, billed_microjoules(document)).items():
             found = getattr(row, name)
             if found != expected:
                 self._found(f"its column {name} has {shown(found)}, its bytes have {shown(expected)}")
@@ -276,7 +291,7 @@ class _Check:
 
     def _check_once(self, connection: Connection) -> None:
         for columns in _ONCE:
-            query = select(*columns, func.count()).group_by(*columns).having(func.count() > 1)
+            query = select(*columns, func.count()).group_by(*columns).having(func.count(columns[-1]) > 1)
             for row in connection.execute(query.execution_options(yield_per=_AT_ONCE)):
                 name = columns[-1].name
                 self.findings.add(columns[-1].table.name, f"{row[-1]} have the {name} {shown(row[-2])}")
@@ -339,6 +354,33 @@ class _Check:
                 elif in_books.get(row.transaction_id, []) != mirrored:
                     self._found(f"it does not mirror {row.reverses}, which it reverses, or not at its own time")
             self.counts["reversals"] += len(rows)
+
+    def _check_payments(self, connection: Connection) -> None:
+        self.place = "payments"
+        query = select(payments).order_by(payments.c.payment_id)
+        for rows in self._batches(connection, query, ColumnTypes(*payments.c), _payments_place):
+            in_books = booked(connection, [row.payment_id for row in rows])
+            back = refunded(connection, rows)
+            for row in rows:
+                self.place = _payments_place(row)
+                self._check_booked(in_books.get(row.payment_id, ()), paid(row))
+                for fault in payment_faults(row, back.get(row.refunds)):
+                    self._found(fault)
+            self.counts["payments"] += len(rows)
+
+    def _check_rows(
+        self, connection: Connection, table: Table, order: Column[Any], faults: Callable[[Any], Iterator[str]]
+    ) -> None:
+        """Rows that no book knows of."""
+
+        def place(row: Any) -> str:  # noqa: ANN401 - a row's columns are known to nobody
+            return f"{table.name} {getattr(row, order.name)} of account {row.account}"
+
+        for rows in self._batches(connection, select(table).order_by(order), ColumnTypes(*table.c), place):
+            for row in rows:
+                self.place = place(row)
+                for fault in faults(row):
+                    self._found(fault)
 
     def _check_transactions(self, connection: Connection) -> None:
         self.place = "entries"
@@ -441,6 +483,10 @@ def _receipts_place(row: Any) -> str:  # noqa: ANN401
 
 def _failures_name(row: Any) -> str:  # noqa: ANN401
     return failures_name(row.settlement_sha256)
+
+
+def _payments_place(row: Any) -> str:  # noqa: ANN401
+    return f"payment {row.payment_id}"
 
 
 def _reversals_place(row: Any) -> str:  # noqa: ANN401

@@ -2,14 +2,13 @@
 
 import hashlib
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 from sqlalchemy import Connection, Row, insert, select
 
 from metering.settlement import Settlement
-from metering.statements import SignedStatement
 from receipts.canonical import MAX_BYTES
 from receipts.document import Receipt, signed_bytes
 from receipts.draft import RequestContext, draft_receipt
@@ -18,6 +17,7 @@ from receipts.ledger_books import METER, OVERHEAD, REVENUE, EntryRow, transfer
 from receipts.ledger_chains import ExaminedHeads, Head, heads
 from receipts.ledger_rows import STORED, customer_book, stored_receipt
 from receipts.ledger_schema import MICROJOULES, USD_PICOS, entries, failed_attempts, receipts
+from receipts.receipt_columns import receipt_columns
 from receipts.stored_receipt import StoredReceipt
 
 _MOST: Final = 2**63 - 1
@@ -38,8 +38,9 @@ class SettlementCommit:
     damaged: Mapping[str, str]
     known: dict[str, StoredReceipt]
     failures: set[bytes]
+    taken: set[tuple[str, str]]
     entry_rows: list[EntryRow] = field(default_factory=list)
-    _receipt_rows: list[dict[str, object]] = field(default_factory=list)
+    receipt_rows: list[dict[str, object]] = field(default_factory=list)
     _failure_rows: list[dict[str, object]] = field(default_factory=list)
 
     @classmethod
@@ -47,7 +48,7 @@ class SettlementCommit:
         cls,
         connection: Connection,
         settlements: Sequence[Settlement],
-        accounts: Collection[str],
+        contexts: Sequence[RequestContext],
         examined: ExaminedHeads,
         *,
         now_ns: int,
@@ -61,7 +62,7 @@ class SettlementCommit:
             _settlement_hash(each) for each in settlements if each.outcome == "failed" or _receipt_id(each) in known
         ]
         booked = failed_attempts.c.settlement_sha256
-        chains = heads(connection, accounts)
+        chains = heads(connection, {each.account for each in contexts})
         return cls(
             now_ns=now_ns,
             key_id=key_id,
@@ -69,6 +70,7 @@ class SettlementCommit:
             damaged=examined.damage(connection, chains),
             known=known,
             failures=set(connection.scalars(select(booked).where(booked.in_(wasted)))) if wasted else set(),
+            taken=_taken(connection, contexts),
         )
 
     def settle(self, context: RequestContext, settlement: Settlement) -> StoredReceipt | None:
@@ -97,7 +99,7 @@ class SettlementCommit:
     def write(self, connection: Connection) -> None:
         """Insert all that was taken in."""
         for table, rows in (
-            (receipts, self._receipt_rows),
+            (receipts, self.receipt_rows),
             (failed_attempts, self._failure_rows),
             (entries, self.entry_rows),
         ):
@@ -139,30 +141,37 @@ class SettlementCommit:
         digest = hashlib.sha256(signed).digest()
         self.known[new.receipt_id] = new
         self.heads[new.account] = Head(seq=new.seq, sha256=digest)
-        self._receipt_rows.append(self._row(new, digest, receipt, settlement.request_id, statement))
+        self.receipt_rows.append(self._row(new, digest, receipt, context, settlement))
         payer = customer_book(new.account)
         self._enter(new.receipt_id, MICROJOULES, METER, payer, settlement.energy.total_microjoules or 0)
         self._enter(new.receipt_id, USD_PICOS, payer, REVENUE, receipt.price.usd_picos)
         return new
 
     def _row(
-        self, new: StoredReceipt, digest: bytes, receipt: Receipt, request_id: str, statement: SignedStatement
+        self, new: StoredReceipt, digest: bytes, receipt: Receipt, context: RequestContext, settlement: Settlement
     ) -> dict[str, object]:
+        statement = new.statement
+        assert statement is not None, "a receipt is made of a statement"
         return {
-            "receipt_id": new.receipt_id,
-            "account": new.account,
-            "request_id": request_id,
-            "seq": new.seq,
+            **receipt_columns(receipt, settlement.energy.total_microjoules),
             "signed_bytes": new.signed_bytes,
             "signed_sha256": digest,
             "created_unix_ns": self.now_ns,
             "statement": statement.statement,
             "statement_signature": statement.signature,
-            "end_unix_ns": receipt.execution.end_unix_ns,
-            "model": receipt.workload.model,
-            "region": receipt.silicon.region,
-            "customer_tag": receipt.workload.customer_tag,
+            "idempotency_sha256": self._first_use(context),
         }
+
+    def _first_use(self, context: RequestContext) -> str | None:
+        """The hash of the request's idempotency key; None where another receipt of the account has it.
+
+        Only where the other request's hold had lapsed did both run, and then both are charged.
+        """
+        use = context.idempotency_sha256 and (context.account, context.idempotency_sha256)
+        if not use or use in self.taken:
+            return None
+        self.taken.add(use)
+        return context.idempotency_sha256
 
     def _add_failure(self, context: RequestContext, settlement: Settlement) -> None:
         digest = _settlement_hash(settlement)
@@ -221,6 +230,17 @@ def context_of(settlement: Settlement) -> RequestContext:
     ):
         raise SettlementRefused(settlement.request_id, "its meter's statement is not text that can be stored")
     return context
+
+
+def _taken(connection: Connection, contexts: Sequence[RequestContext]) -> set[tuple[str, str]]:
+    """Which of the contexts' idempotency keys have their receipts: accounts and hashes."""
+    hashes = {each.idempotency_sha256 for each in contexts if each.idempotency_sha256 is not None}
+    if not hashes:
+        return set()
+    query = select(receipts.c.account, receipts.c.idempotency_sha256).where(
+        receipts.c.account.in_({each.account for each in contexts}), receipts.c.idempotency_sha256.in_(hashes)
+    )
+    return {(row.account, row.idempotency_sha256) for row in connection.execute(query)}
 
 
 def _stored(row: "Row[*tuple[Any, ...]]") -> StoredReceipt:

@@ -10,12 +10,15 @@ from receipts.document import with_signature
 from receipts.errors import DamagedReceipt, InvalidDocument, LedgerUnavailable
 from receipts.ledger_books import exact_sum
 from receipts.ledger_database import ReadingDatabase
+from receipts.ledger_payments import payment_kind
 from receipts.ledger_rows import STORED, customer_book, stored_receipt
 from receipts.ledger_schema import MICROJOULES, USD_PICOS, entries, receipts, reversals
+from receipts.ledger_usage import usage
 from receipts.line_service import LineService
 from receipts.members import MAX_INTEGER
 from receipts.receipt_query import ReceiptQuery, ReceiptsPage
 from receipts.stored_receipt import StoredReceipt
+from receipts.usage import Usage, UsageBy
 
 _OPENING: Final = "opening:"
 _LINE: Final = (receipts.c.seq, receipts.c.signed_bytes, receipts.c.signature)
@@ -43,7 +46,8 @@ class LedgerPosition:
 class LedgerLine:
     """What one transaction did to an account, and the balance after it.
 
-    ``kind`` is ``receipt``, ``reversal``, ``opening-credit`` or ``other``. The receipt is the one that was charged or
+    ``kind`` is ``receipt``, ``reversal``, ``opening-credit``, a payment's (``top-up``, ``refund``, ``sla-credit``,
+    ``goodwill-credit``) or ``other``. The receipt is the one that was charged or
     reversed; None with what is on it where there is none, ``service`` included.
     """
 
@@ -160,6 +164,17 @@ class LedgerReader:
                 return LedgerPage(lines=tuple(lines), next=position)
             _check_whole(connection, account, position)
         return LedgerPage(lines=tuple(lines), next=None)
+
+    def usage(
+        self, account: str, since_unix_ns: int, until_unix_ns: int, by: UsageBy, workload: str | None = None
+    ) -> Usage:
+        """What the account used, by group, of requests that ended from ``since_unix_ns`` on and before the other.
+
+        Of one workload, where it is named. A reversed charge stays in it: this is what was used, not what was paid.
+        About 0.3 s for a million receipts.
+        """
+        with self._database.snapshot() as connection:
+            return usage(connection, account, since_unix_ns, until_unix_ns, by, workload)
 
 
 def page_statement(query: ReceiptQuery, *, after_seq: int, limit: int, newest_first: bool = False) -> Select[Any]:
@@ -358,4 +373,6 @@ def _kind(row: "Row[*tuple[Any, ...]]") -> str:
         return "reversal"
     if row.receipt_id is not None:
         return "receipt"
-    return "opening-credit" if row.transaction_id.startswith(_OPENING) else "other"
+    if row.transaction_id.startswith(_OPENING):
+        return "opening-credit"
+    return payment_kind(row.transaction_id) or "other"

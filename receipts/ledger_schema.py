@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 
 FIRST_REVISION: Final = "0001"
-NEWEST_REVISION: Final = "0003"
+NEWEST_REVISION: Final = "0004"
 MICROJOULES: Final = "microjoules"
 USD_PICOS: Final = "usd_picos"
 _SIGNATURE_BYTES: Final = 64
@@ -49,6 +49,7 @@ accounts: Final = Table(
     Column("created_unix_ns", BigInteger, nullable=False),
 )
 
+# ``scopes`` are separated by commas. A key's end may be set, and come nearer, but not be put off.
 api_keys: Final = Table(
     "api_keys",
     metadata,
@@ -57,11 +58,15 @@ api_keys: Final = Table(
     Column("name", Text, nullable=False),
     Column("created_unix_ns", BigInteger, nullable=False),
     Column("revoked_unix_ns", BigInteger),
+    Column("key_id", String(20), nullable=False, unique=True),
+    Column("scopes", String(64), nullable=False),
+    Column("expires_unix_ns", BigInteger),
 )
 
 # ``position`` is the order of storing, over all accounts: the order in which receipts get signed. ``statement`` and
 # ``statement_signature`` are the meter's signed statement, for the signers: null only in receipts of the first schema.
-# The last four columns are copies of the receipt's own members, to find receipts by; the signed bytes are what counts.
+# From ``end_unix_ns`` on the columns are copies of the receipt's own members, to find receipts and to sum them up; the
+# signed bytes are what counts. But ``idempotency_sha256``, of the key that the request was sent with, is on no receipt.
 receipts: Final = Table(
     "receipts",
     metadata,
@@ -80,10 +85,47 @@ receipts: Final = Table(
     Column("model", Text),
     Column("region", Text),
     Column("customer_tag", Text),
+    Column("api_key_id", String(20)),
+    Column("workload_name", String(128)),
+    Column("input_tokens", BigInteger),
+    Column("output_tokens", BigInteger),
+    Column("energy_microjoules", BigInteger),
+    Column("carbon_picograms", BigInteger),
+    Column("usd_picos", BigInteger),
+    Column("idempotency_sha256", String(64)),
     UniqueConstraint("account", "seq"),
     UniqueConstraint("account", "request_id"),
     CheckConstraint("seq >= 1"),
     Index("receipts_by_end", "account", "end_unix_ns", "seq"),
+)
+# All that usage is summed up from, but a region, whose length would be too much for an index's row with the others.
+Index(
+    "receipts_usage",
+    *(
+        receipts.c[name]
+        for name in (
+            "account",
+            "end_unix_ns",
+            "energy_microjoules",
+            "usd_picos",
+            "carbon_picograms",
+            "input_tokens",
+            "output_tokens",
+            "api_key_id",
+            "workload_name",
+            "model",
+            "customer_tag",
+        )
+    ),
+)
+_has_idempotency_key = receipts.c.idempotency_sha256.is_not(None)
+Index(
+    "receipts_by_idempotency",
+    receipts.c.account,
+    receipts.c.idempotency_sha256,
+    unique=True,
+    sqlite_where=_has_idempotency_key,
+    postgresql_where=_has_idempotency_key,
 )
 _is_unsigned = receipts.c.signature.is_(None)
 Index("receipts_unsigned", receipts.c.position, sqlite_where=_is_unsigned, postgresql_where=_is_unsigned)
@@ -136,6 +178,52 @@ reversals: Final = Table(
     Column("created_unix_ns", BigInteger, nullable=False),
 )
 
+# A top-up, a refund of one, or a credit; the books have it under ``payment_id``. A refund gets its ``reference`` when
+# its provider took it; one that the provider refused is reversed.
+payments: Final = Table(
+    "payments",
+    metadata,
+    Column("payment_id", String(64), primary_key=True),
+    Column("account", ForeignKey(accounts.c.account), nullable=False, index=True),
+    Column("kind", String(16), nullable=False),
+    Column("usd_picos", BigInteger, nullable=False),
+    Column("provider", String(32)),
+    Column("reference", String(256)),
+    Column("refunds", String(64), index=True),
+    Column("reason", Text),
+    Column("created_unix_ns", BigInteger, nullable=False),
+    CheckConstraint("kind IN ('top-up', 'refund', 'sla-credit', 'goodwill-credit')"),
+    CheckConstraint("usd_picos > 0"),
+)
+
+# Versions: the last one counts. No microjoules: there is no such budget any more.
+budgets: Final = Table(
+    "budgets",
+    metadata,
+    Column("position", _RowNumber, primary_key=True),
+    Column("account", ForeignKey(accounts.c.account), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("subject", String(128), nullable=False),
+    Column("period", String(16), nullable=False),
+    Column("microjoules", BigInteger),
+    Column("created_unix_ns", BigInteger, nullable=False),
+    CheckConstraint("kind IN ('key', 'workload')"),
+    CheckConstraint("period IN ('hour', 'day', 'month')"),
+)
+
+# Versions too. No threshold: the account is not recharged.
+recharges: Final = Table(
+    "recharges",
+    metadata,
+    Column("position", _RowNumber, primary_key=True),
+    Column("account", ForeignKey(accounts.c.account), nullable=False),
+    Column("threshold_usd_picos", BigInteger),
+    Column("amount_usd_picos", BigInteger),
+    Column("provider", String(32)),
+    Column("customer_reference", String(256)),
+    Column("created_unix_ns", BigInteger, nullable=False),
+)
+
 _FORBID_ON_POSTGRESQL: Final = """
 CREATE OR REPLACE FUNCTION ledger_forbid() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN RAISE EXCEPTION USING MESSAGE = TG_ARGV[0], ERRCODE = 'integrity_constraint_violation'; END $$
@@ -160,8 +248,13 @@ def _forbid(table: Table, change: str, reason: str, *, on_sqlite: str = "1", on_
 
 def _allow_once(table: Table, column: str, reason: str, *, unless: tuple[str, ...] = ()) -> None:
     """Let a row get its value in the one column, where it has none, and no other change."""
-    changed = [f"OLD.{each.name} {{differs}} NEW.{each.name}" for each in table.columns if each.name != column]
-    condition = " OR ".join([f"OLD.{column} IS NOT NULL", *unless, *changed])
+    _allow_only(table, (column,), reason, unless=(f"OLD.{column} IS NOT NULL", *unless))
+
+
+def _allow_only(table: Table, columns: tuple[str, ...], reason: str, *, unless: tuple[str, ...]) -> None:
+    """Let a row be changed in these columns and in no other, ``unless`` one of the conditions holds."""
+    changed = [f"OLD.{each.name} {{differs}} NEW.{each.name}" for each in table.columns if each.name not in columns]
+    condition = " OR ".join([*unless, *changed])
     _forbid(
         table,
         "UPDATE",
@@ -177,7 +270,10 @@ def _forbid_replacement(table: Table) -> None:
 
     A row's number, which every table has, is looked for only where it is given: before it is allotted it reads as -1.
     """
-    unique = [each for each in table.constraints if isinstance(each, PrimaryKeyConstraint | UniqueConstraint)]
+    unique = [
+        *(each for each in table.constraints if isinstance(each, PrimaryKeyConstraint | UniqueConstraint)),
+        *(each for each in table.indexes if each.unique),
+    ]
     keys = sorted([column.name for column in each.columns] for each in unique)
     same_key = [" AND ".join(f"{column} = NEW.{column}" for column in key) for key in keys if key != ["position"]]
     taken = [f"EXISTS (SELECT 1 FROM {table.name} WHERE {each})" for each in ("rowid = NEW.rowid", *same_key)]  # noqa: S608 - our own names
@@ -196,9 +292,21 @@ for _table in metadata.sorted_tables:
     _forbid(_table, "DELETE", f"{_table.name} are append-only")
     _forbid_replacement(_table)
     _forbid_truncation(_table)
-for _table in (accounts, entries, failed_attempts, reversals):
+for _table in (accounts, entries, failed_attempts, reversals, budgets, recharges):
     _forbid(_table, "UPDATE", f"{_table.name} are append-only")
-_allow_once(api_keys, "revoked_unix_ns", "an API key is revoked once and otherwise stays as it is")
+_allow_only(
+    api_keys,
+    ("revoked_unix_ns", "expires_unix_ns"),
+    "an API key is revoked once, its end comes nearer, and otherwise it stays as it is",
+    unless=(
+        "OLD.revoked_unix_ns IS NOT NULL",
+        (
+            "OLD.expires_unix_ns IS NOT NULL AND (NEW.expires_unix_ns IS NULL OR "
+            "NEW.expires_unix_ns > OLD.expires_unix_ns)"
+        ),
+    ),
+)
+_allow_once(payments, "reference", "a refund gets its reference once, and a payment otherwise stays as it is")
 _allow_once(
     receipts,
     "signature",

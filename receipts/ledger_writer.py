@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from typing import Final, Self, TypeVar
 
 from metering.settlement import Settlement
+from receipts.api_keys import ApiKey
 from receipts.errors import LedgerError, LedgerInUse, LedgerUnavailable, SettlementRefused
 from receipts.holds import HoldBook
 from receipts.ledger import Ledger
+from receipts.standing import Standing
 from receipts.stored_receipt import StoredReceipt
 
 MAX_COMMIT: Final = 64
@@ -123,6 +125,27 @@ class LedgerWriter:
         # A commit may have come since: what is cached has it.
         balance = self._ledger.cached_balance_usd_picos(account)
         return read if balance is None else balance
+
+    async def key_of(self, secret: str) -> ApiKey | None:
+        """As `Ledger.key_of`; after the first time without a wait for the writer's thread."""
+        are_known, key = self._ledger.cached_key_of(secret)
+        return key if are_known else await self.call(lambda ledger: ledger.key_of(secret))
+
+    async def standing(
+        self, account: str, key_sha256: bytes | None, api_key_id: str | None, workload: str | None
+    ) -> Standing:
+        """As `Ledger.standing`; without a wait for the writer's thread where all of it is remembered.
+
+        A charge is off the balance, and drawn of the budgets, from its commit on, a moment before `settle` returns and
+        the request's hold ends.
+        """
+        about = (account, key_sha256, api_key_id, workload)
+        standing = self._ledger.cached_standing(*about)
+        if standing is not None:
+            return standing
+        read = await self.call(lambda ledger: ledger.standing(*about))
+        # A commit may have come since: what is remembered has it.
+        return self._ledger.cached_standing(*about) or read
 
     async def settle(self, settlement: Settlement) -> StoredReceipt | None:
         """As `Ledger.settle` for one settlement; durable when it returns. A caller that gives up changes nothing.

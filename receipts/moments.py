@@ -47,6 +47,23 @@ def parse_moment(text: str, now_unix_ns: int) -> int:
     return unix_ns
 
 
+def parse_moment_to_come(text: str, now_unix_ns: int) -> int:
+    """As `parse_moment`, but a length of time counts on from ``now_unix_ns``.
+
+    Raises:
+        InvalidMoment: as there.
+    """
+    ahead = _BACK.fullmatch(text)
+    if ahead is None and _RFC_3339.fullmatch(text) is None:
+        raise InvalidMoment(
+            f"{text[:40]!r} is not a time: give an RFC 3339 time such as 2026-01-31T08:00:00Z, or how long from now, "
+            "such as 90d, 12h or 30m"
+        )
+    if ahead is None:
+        return parse_moment(text, now_unix_ns)
+    return min(MAX_INTEGER, now_unix_ns + int(ahead[1]) * _UNIT_S[ahead[2]] * NS_PER_S)
+
+
 def rfc3339(unix_ns: int) -> str:
     """The moment in UTC, to the nanosecond: ``2026-01-31T08:00:00.000000000Z``."""
     seconds, rest = divmod(unix_ns, NS_PER_S)

@@ -3,9 +3,9 @@
 `PlacementContext` is what the door knows of it before the request runs; `Placement` is what stands on the receipt.
 """
 
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Final, Self
 
-from pydantic import SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import field_validator, model_validator
 
 from receipts.members import MAX_INTEGER, Count, Figure, Joules, StrictModel, Text, json_array
 
@@ -138,24 +138,6 @@ class Placement(PlacementContext):
     """
 
     waited_ms: Count
-
-
-class MayHavePlacement(StrictModel):
-    """A value whose member ``placement`` is there or absent, never null: what is older than placement has none."""
-
-    @field_validator("placement", mode="before", check_fields=False)
-    @classmethod
-    def _never_null(cls, placement: object) -> object:
-        if placement is None:
-            raise ValueError("absent where there is none, never null")
-        return placement
-
-    @model_serializer(mode="wrap")
-    def _absent_where_there_is_none(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        members: dict[str, Any] = serialize(self)
-        if members["placement"] is None:
-            del members["placement"]
-        return members
 
 
 def _picos(usd: float) -> int:

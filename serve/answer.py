@@ -2,12 +2,17 @@
 
 import json
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Final
 
 from serve.messages import DONE, Payload, Settled
+from serve.shapes import Shape
 
-_FINISHED = b'"finish_reason":"'
-_USAGE = b'"choices":[],"usage":{'
+# Inside a text its quotation marks are escaped: none of these can be an answer's own words.
+_FINISHED: Final = b'"finish_reason":"'
+_NO_CHOICES: Final = b'"choices":[]'
+_USAGE: Final = b'"usage":{'
+_MESSAGE_DELTA: Final = b"event: message_delta\n"
+_DATA: Final = b"data: "
 
 
 def energy_object(receipt: dict[str, Any]) -> dict[str, Any]:
@@ -59,15 +64,43 @@ def _header(value: float | str | None) -> str:
 
 
 def unary_body(body: bytes, receipt: dict[str, Any]) -> bytes:
-    """The engine's JSON body with the ``energy`` member."""
-    return json.dumps({**json.loads(body), "energy": energy_object(receipt)}, ensure_ascii=False).encode()
+    """The engine's JSON object, its bytes as they are, with the member ``energy`` at its end."""
+    begin = body.rstrip().removesuffix(b"}")
+    comma = b"" if begin.endswith(b"{") else b","
+    return begin + comma + b'"energy":' + json.dumps(energy_object(receipt), separators=(",", ":")).encode() + b"}"
 
 
-async def with_energy(items: AsyncIterator[Payload | Settled], *, include_usage: bool) -> AsyncIterator[bytes]:
+def with_energy(items: AsyncIterator[Payload | Settled], shape: Shape, *, include_usage: bool) -> AsyncIterator[bytes]:
     """The engine's events, the one that carries the energy held back until the receipt is there.
 
-    The engine always counts usage. With ``include_usage`` the energy rides on the usage chunk; otherwise that
-    chunk is the mesh's own and is dropped, and the last chunk with a ``finish_reason`` carries the energy.
+    Of Anthropic's streams it is the ``message_delta`` that tells the stop reason and the usage. ``include_usage`` is
+    as OpenAI's clients have asked for it.
+    """
+    return _messages(items) if shape is Shape.MESSAGES else _chunks(items, include_usage=include_usage)
+
+
+async def _messages(items: AsyncIterator[Payload | Settled]) -> AsyncIterator[bytes]:
+    held: list[bytes] = []
+    async for item in items:
+        if isinstance(item, Settled):
+            if held:
+                yield _with_member(held[0], "energy", energy_object(item.document))
+            for event in held[1:]:
+                yield event
+            return
+        if item.data == DONE:  # Anthropic's streams end with their message_stop
+            continue
+        if held or item.data.startswith(_MESSAGE_DELTA):
+            held.append(item.data)
+        else:
+            yield item.data
+
+
+async def _chunks(items: AsyncIterator[Payload | Settled], *, include_usage: bool) -> AsyncIterator[bytes]:
+    """OpenAI's streams. The engine always counts usage.
+
+    With ``include_usage`` the energy rides on the usage chunk; otherwise that chunk is the mesh's own and is dropped,
+    and the last chunk with a ``finish_reason`` carries the energy.
     """
     held: bytes | None = None
     async for item in items:
@@ -77,18 +110,20 @@ async def with_energy(items: AsyncIterator[Payload | Settled], *, include_usage:
             yield DONE
             return
         event = item.data
-        if event == DONE or (_USAGE in event and not include_usage):
+        is_usage = _NO_CHOICES in event and _USAGE in event
+        if event == DONE or (is_usage and not include_usage):
             continue
         if held is not None:
             yield held
             held = None
-        if (_USAGE if include_usage else _FINISHED) in event:
+        if is_usage if include_usage else _FINISHED in event:
             held = event
         else:
             yield event
 
 
 def _with_member(event: bytes, name: str, value: object) -> bytes:
-    chunk = json.loads(event.removeprefix(b"data: "))
+    head, mark, data = event.partition(_DATA)
+    chunk = json.loads(data)
     chunk[name] = value
-    return b"data: " + json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return head + mark + json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

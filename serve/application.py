@@ -17,13 +17,14 @@ from serve.composition import Composition
 from serve.deadlines import Deadlines
 from serve.door import Dispatch
 from serve.engine_spec import EngineSpec
-from serve.holds import Holds
+from serve.holds import HoldLedger
 from serve.ingress import Ingress
 from serve.meter_actor import meters_of
 from serve.pools import deployment_name
 from serve.replica import EngineReplica
 
-_INGRESS_ONGOING = 1000
+# More than the ingress takes by itself, so that it answers those that it refuses, and not Ray Serve.
+_REFUSED_AT_A_TIME = 200
 _QUEUED_PER_REPLICA = 200
 # How soon Ray Serve finds a dead replica, and puts another in its place; its own ten seconds are an outage.
 _LOOK_EVERY_S = 1.0
@@ -32,6 +33,8 @@ _LOOK_EVERY_S = 1.0
 # once its engine has started, the engine computes in a process of its own, tokenizers let go of the lock, and the
 # largest body (10 MB) is read in a third of a second.
 _ANSWERS_LOOK_WITHIN_S = 3.0
+# How soon a replica that is to stop sees that nothing is under way; Ray Serve's own two seconds are in every stop.
+_DRAINED_LOOK_EVERY_S = 0.5
 # A pool grows before it is full, so that the next replica is there when it is.
 _FULL_AT = 0.8
 _DEMAND_EVERY_S = 1.0
@@ -78,17 +81,18 @@ class PoolDeployment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngressDeployment:
-    """How many ingresses there are, each on a node of its own, and which nodes may carry them."""
+    """How many ingresses there are, each on a node of its own, which nodes may carry them, and what each takes."""
 
     replicas: int
     label_selector: Mapping[str, str]
+    most_requests: int
 
 
 def application(
     pools: Sequence[PoolDeployment],
     ingress: IngressDeployment,
     *,
-    compose: Callable[[Dispatch, Holds], Composition],
+    compose: Callable[[Dispatch, HoldLedger], Composition],
     ledger: ActorHandle[Any],
     group_key: dict[str, Any],
     namespace: str,
@@ -100,7 +104,9 @@ def application(
     deployment = ray_serve.deployment(
         name="ingress",
         num_replicas=ingress.replicas,
-        max_ongoing_requests=_INGRESS_ONGOING,
+        max_ongoing_requests=ingress.most_requests + _REFUSED_AT_A_TIME,
+        max_queued_requests=_REFUSED_AT_A_TIME,
+        graceful_shutdown_wait_loop_s=_DRAINED_LOOK_EVERY_S,
         health_check_period_s=_LOOK_EVERY_S,
         health_check_timeout_s=_ANSWERS_LOOK_WITHIN_S,
         ray_actor_options={"num_cpus": 0.1, **_on(ingress.label_selector)},
@@ -115,6 +121,7 @@ def _engine(pool: PoolDeployment, namespace: str) -> ray_serve.Application:
         max_ongoing_requests=pool.max_ongoing_requests,
         max_queued_requests=_QUEUED_PER_REPLICA * pool.replicas.most,
         graceful_shutdown_timeout_s=pool.stop_within_s,
+        graceful_shutdown_wait_loop_s=_DRAINED_LOOK_EVERY_S,
         health_check_period_s=_LOOK_EVERY_S,
         health_check_timeout_s=_ANSWERS_LOOK_WITHIN_S,
         # An engine that cannot start cannot start: say why at once instead of after twenty tries.

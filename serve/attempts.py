@@ -16,12 +16,14 @@ from serve.deadlines import Deadlines, LimitAfter
 from serve.errors import AttemptFailed, RequestRefused, SeamBroken
 from serve.holds import Hold
 from serve.messages import EngineTask, Payload, Refused, ReplicaItem, Settled, Started, Working
+from serve.messages_seam import MessagesSeam
 from serve.model_request import ModelRequest
 from serve.pool_health import PoolHealth
 from serve.pools import Pool
 from serve.request_context import AskedRequest
 from serve.seam import Seam, why_not_resumable
 from serve.sent_events import SentEvents
+from serve.shapes import Shape
 
 _LOG = logging.getLogger(__name__)
 _MICROJOULES_PER_JOULE = 10**6
@@ -226,6 +228,7 @@ class Attempts:
             context=asked.context(pool, course.attempts, len(course.delivered)).to_json(),
             body=_engine_body(request, pool),
             delivered=tuple(course.delivered),
+            allowance=None if request.shape is Shape.EMBEDDING else course.job.hold.allowance(pool.usd_per_kwh),
         )
         return self._dispatch(
             pool.key,
@@ -363,7 +366,7 @@ def _teach(lessons: Lessons, job: Job, pool: Pool, settled: Settled, *, is_resum
     microjoules = None if joules is None else round(joules * _MICROJOULES_PER_JOULE)
     # What was cached drew next to nothing, and would teach that reading a prompt does.
     lessons.learn(pool.key, tokens["input"] - tokens["cached"], tokens["output"], microjoules)
-    if job.request.choices == 1 and not is_resumed:
+    if job.request.choices == 1 and job.request.max_tokens != 0 and not is_resumed:
         lessons.learn_length(job.asked.tier, tokens["output"], job.request.max_tokens)
 
 
@@ -402,7 +405,7 @@ async def _streamed(
     course: _Course, pool: Pool, items: AsyncGenerator[ReplicaItem, None], visit: _Visit
 ) -> AsyncGenerator[Begun | Payload | Settled, None]:
     """The events of a stream, without those that its client has from an earlier attempt."""
-    seam = None if course.answering is None else Seam(tuple(course.sent))
+    seam = None if course.answering is None else _seam(course)
     started: Started | None = None
     with visit:
         async with aclosing(items):
@@ -429,7 +432,14 @@ async def _streamed(
                     raise _broke_off("it can't be resumed", item.message)
 
 
-async def _beyond(seam: Seam, event: bytes, items: AsyncGenerator[ReplicaItem, None]) -> tuple[bytes, ...]:
+def _seam(course: _Course) -> Seam | MessagesSeam:
+    kind = MessagesSeam if course.job.request.shape is Shape.MESSAGES else Seam
+    return kind(tuple(course.sent))
+
+
+async def _beyond(
+    seam: Seam | MessagesSeam, event: bytes, items: AsyncGenerator[ReplicaItem, None]
+) -> tuple[bytes, ...]:
     """What the client doesn't have of it; an attempt that contradicts what it has fails."""
     try:
         return seam.beyond(event)
@@ -449,6 +459,6 @@ def _broke_off(outcome: str, why: str) -> RequestRefused:
 def _engine_body(request: ModelRequest, pool: Pool) -> dict[str, Any]:
     """The client's body for the engine: the chosen model's name, and usage always counted."""
     body = {**request.body, "model": pool.model}
-    if request.stream:
+    if request.stream and request.shape is not Shape.MESSAGES:  # Anthropic's streams always have it
         body["stream_options"] = {"include_usage": True}
     return body

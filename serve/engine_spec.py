@@ -5,11 +5,14 @@ import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from serve.messages import Payload, Working
 from serve.shapes import Shape
 from serve.weights import HubWeights, WeightsSource, prepare
+
+ModelTask = Literal["generate", "embed"]
+"""What a model does; of the feature with this name, pools and requests tell each other."""
 
 
 class Engine(Protocol):
@@ -20,6 +23,9 @@ class Engine(Protocol):
     ) -> AsyncGenerator[Payload | Working, None]:
         """Server-sent events when ``body["stream"]`` is true, else one JSON body; closing it aborts the request.
 
+        Each payload of a stream is one event with its blank line, and the last one is `serve.messages.DONE` whatever
+        the shape; every stream counts its usage.
+
         With ``delivered``, the token ids of an earlier attempt at this request, the answer begins with them: its
         events are those of the whole answer, to be cut by a `serve.seam.Seam`, and its usage counts all of it. An
         event's ``token_ids`` are only those beyond the delivered ones. Until the next event or the JSON body is
@@ -27,6 +33,14 @@ class Engine(Protocol):
 
         Raises:
             RequestRefused: the request is wrong, or can't be resumed; raised before the first item.
+        """
+
+    def stop_at_length(self, request_id: str) -> None:
+        """End the generation of this request's answer now, all choices, as if ``max_tokens`` were reached.
+
+        The answer then ends in its own time: with ``finish_reason`` "length" (Anthropic's ``stop_reason``
+        "max_tokens") and with its usage. A stream gets its first token before. An embedding isn't generated and goes
+        on, and nothing happens to a request that isn't here any more.
         """
 
     async def check(self) -> None:
@@ -49,12 +63,14 @@ class EngineSpec(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VllmSpec:
-    """vLLM with these weights. ``arguments`` are vLLM's own engine arguments by command-line name, no dashes.
+    """vLLM with these weights, for one ``task``.
 
+    ``arguments`` are vLLM's own engine arguments by command-line name, no dashes.
     ``threads`` is how many OpenMP threads the engine computes with on a CPU; None is every core.
     """
 
     model_name: str
+    task: ModelTask
     weights: WeightsSource
     cache_dir: Path
     context_tokens: int
@@ -82,6 +98,10 @@ class VllmSpec:
             f"--served-model-name={self.model_name}",
             f"--max-model-len={self.context_tokens}",
         ]
+        # Which runner is automatic by the weights' architecture, and some can do both.
+        line += (
+            ["--runner=pooling"] if self.task == "embed" else ["--runner=generate", "--enable-prompt-tokens-details"]
+        )
         if isinstance(self.weights, HubWeights) and self.weights.revision is not None:
             line.append(f"--revision={self.weights.revision}")
         return [*line, *(_argument(name, value) for name, value in self.arguments.items())]

@@ -7,7 +7,10 @@ ServeError
 ├── NotBooked            a request whose energy or receipt could not be booked; not the engine's fault
 ├── SeamBroken           a resumed stream contradicts what the client has of the answer
 ├── AttemptFailed        a replica died, hung or could not be reached; another may be tried
-└── RequestRefused       the client's request is wrong or cannot be served; becomes OpenAI's error envelope
+├── PaymentRefused       whoever moves money says no; nothing was moved
+├── PaymentUncertain     whoever moves money didn't say whether it did; the same call may be made again
+├── WebhookRefused       what claims to come from the payment provider doesn't
+└── RequestRefused       the client's request is wrong or cannot be served; becomes its API's error envelope
 """
 
 from http import HTTPStatus
@@ -37,21 +40,40 @@ class NotBooked(ServeError):
     """The meter or the ledger could not take a request in, or its end; what it ran is booked as soon as they can."""
 
 
+class PaymentRefused(ServeError):
+    """The payment provider says no, and has moved nothing; the message is for the customer."""
+
+
+class PaymentUncertain(ServeError):
+    """The payment provider didn't answer, or with a fault of its own: it may have done it, or not."""
+
+
+class WebhookRefused(ServeError):
+    """A webhook that isn't the payment provider's, or says what it can't say."""
+
+
 class RequestRefused(ServeError):
     """An answer other than 200, for the client.
 
     ``message`` is shown as it is, so it must never quote a prompt. ``retry_after_s`` is when it may be worth another
-    try, None where nothing suggests it.
+    try, None where nothing suggests it. ``receipt_id`` is that of the request which this one repeats.
     """
 
     def __init__(
-        self, status: HTTPStatus, message: str, param: str | None = None, *, retry_after_s: int | None = None
+        self,
+        status: HTTPStatus,
+        message: str,
+        param: str | None = None,
+        *,
+        retry_after_s: int | None = None,
+        receipt_id: str | None = None,
     ) -> None:
         super().__init__(status, message, param)
         self.status = status
         self.message = message
         self.param = param
         self.retry_after_s = retry_after_s
+        self.receipt_id = receipt_id
 
 
 class AttemptFailed(ServeError):

@@ -1,9 +1,8 @@
 """The most that a request can cost: what is held of its account's balance before any work."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from placement.energy_rates import TokenRates
 from receipts.arithmetic import price_usd_picos
@@ -43,29 +42,26 @@ def most_usd_picos(request: ModelRequest, pools: Iterable[PoolCost]) -> int:
     """The most that ``request`` can cost on any of these pools, in pico-USD; 0 where energy costs nothing.
 
     Most tokens, times the larger of the pool's two rates per token (learned, or the prior), `ENERGY_SAFETY_FACTOR` and
-    its price. It can be wrong, and then the charge is more than was held: tokens are bounded, but energy per token is
-    learned and has no bound. A prior far too low, silicon that idles at a high power under a lone slow request, and
-    beam search are the ways there; the balance may then end below zero by the difference.
+    its price. It can be too little: tokens are bounded, but energy per token is learned and has no bound. A prior far
+    too low, silicon that idles at a high power under a lone slow request, and beam search are the ways there; then
+    `serve.running_charge` extends the hold while the answer is made, or ends the answer.
     """
     return max((_on(request, pool) for pool in pools), default=0)
 
 
 def most_tokens(request: ModelRequest, context_tokens: int) -> int:
-    """Input and output tokens of all the request's choices together, at most, in a context of so many tokens.
+    """Input and output tokens of all the request's answers together, at most, in a context of so many tokens.
 
-    No tokenizer makes more tokens of a text than it has bytes, and the body has all text of the prompt in it.
-    What an image, a video or a sound becomes is the engine's matter: then it is the whole context, as it is where no
-    limit was asked for.
+    No tokenizer makes more tokens of a text than it has bytes, and the body has all text of the prompts in it; token
+    ids are fewer than the bytes that they are written in. What an image, a video or a sound becomes is the engine's
+    matter: then it is the whole context, as it is where no limit was asked for.
     """
-    if request.max_tokens is None or not _is_all_text(request.body["messages"]):
-        return request.choices * context_tokens
-    each = request.body_bytes + TEMPLATE_TOKENS + request.max_tokens
-    return request.choices * min(each, context_tokens)
-
-
-def _is_all_text(messages: Iterable[Mapping[str, Any]]) -> bool:
-    contents = (message.get("content") for message in messages)
-    return all(part.get("type") == "text" for content in contents if isinstance(content, list) for part in content)
+    answers = max(request.choices, request.prompts)
+    if request.max_tokens is None or not request.is_all_text:
+        return answers * context_tokens
+    # The prompts share the body: each of them is read once for each of its answers.
+    read = max(1, request.choices // request.prompts) * request.body_bytes
+    return min(read + answers * (TEMPLATE_TOKENS + request.max_tokens), answers * context_tokens)
 
 
 def _on(request: ModelRequest, pool: PoolCost) -> int:

@@ -11,8 +11,9 @@ from http import HTTPStatus
 from typing import Protocol
 from weakref import WeakValueDictionary
 
-from receipts.holds import HoldAnswer
+from receipts.holds import Admission, HoldAnswer, HoldWanted
 from serve.errors import RequestRefused
+from serve.messages import Allowance
 
 LEASE_S = 30.0
 """How long a hold outlives an ingress that died; a ledger may be away for two thirds of it and lose none."""
@@ -27,7 +28,7 @@ _LOG = logging.getLogger(__name__)
 class HoldLedger(Protocol):
     """Where balances are. Calls may raise whatever keeps the ledger from answering; then nothing is known of them."""
 
-    async def place(self, account: str, request_id: str, usd_picos: int, lease_s: float) -> HoldAnswer:
+    async def place(self, wanted: HoldWanted) -> HoldAnswer:
         """As `LedgerActor.place_hold`."""
 
     async def renew(self, holds: Sequence[tuple[str, str, int]], lease_s: float) -> None:
@@ -57,14 +58,31 @@ class Holds:
         self._renewing: asyncio.Task[None] | None = None
         self._book_began_ns: int | None = None
 
-    async def place(self, account: str, request_id: str, usd_picos: int) -> "Hold":
-        """Hold so much of the account's balance for this request.
+    @property
+    def lease_s(self) -> float:
+        """How long a hold lasts that nobody renews."""
+        return self._lease_s
+
+    async def place(self, account: str, request_id: str, usd_picos: int, admission: Admission) -> "Hold":
+        """Hold so much of the account's balance for this request, if it may come in by its ``admission``.
 
         Raises:
-            RequestRefused: 402 when the balance doesn't cover it, 503 when the ledger takes no new request now.
+            RequestRefused: 401 when the key isn't live any more, 402 when the balance doesn't cover it, 409 when its
+                idempotency key is another request's, 429 when an energy budget is drawn, 503 when the ledger takes
+                no new request now.
         """
+        wanted = HoldWanted(
+            account=account,
+            request_id=request_id,
+            usd_picos=usd_picos,
+            lease_s=self._lease_s,
+            key_sha256=admission.key_sha256,
+            api_key_id=admission.api_key_id,
+            workload=admission.workload,
+            idempotency_sha256=admission.idempotency_sha256,
+        )
         try:
-            answer = await self._ledger.place(account, request_id, usd_picos, self._lease_s)
+            answer = await self._ledger.place(wanted)
             if answer.book_began_ns != self._book_began_ns:
                 self._book_began_ns = answer.book_began_ns
                 await self._renew()
@@ -72,14 +90,8 @@ class Holds:
             # It may be placed all the same: the answer was lost, or the client went without waiting for it.
             self._ledger.release(account, request_id)
             raise
-        if answer.outcome == "insufficient":
-            raise RequestRefused(HTTPStatus.PAYMENT_REQUIRED, _too_little(usd_picos, answer))
-        if answer.outcome == "busy":
-            raise RequestRefused(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                f"the ledger takes no new request now: {answer.reason}; try again later",
-                retry_after_s=_RETRY_AFTER_S,
-            )
+        if answer.outcome != "placed":
+            raise _refusal(usd_picos, answer)
         hold = self._open[request_id] = Hold(self, account, request_id, usd_picos)
         if self._renewing is None or self._renewing.done():
             self._renewing = asyncio.create_task(self._renew_while_open())
@@ -129,6 +141,12 @@ class Hold:
         self.usd_picos = usd_picos
         self._is_charged_later = False
 
+    def allowance(self, usd_per_kwh: float) -> Allowance:
+        """What an attempt may cost before the hold has to be extended, at its pool's price."""
+        return Allowance(
+            account=self.account, usd_picos=self.usd_picos, usd_per_kwh=usd_per_kwh, lease_s=self._holds.lease_s
+        )
+
     def expect_charge(self) -> None:
         """An attempt failed that may be charged all the same: a release is no more than a letting go from now on."""
         self._is_charged_later = True
@@ -143,6 +161,34 @@ class Hold:
     def let_go(self) -> None:
         """It ends with the request's receipt, or with its lease if there won't be one."""
         self._holds.let_go(self)
+
+
+def _refusal(usd_picos: int, answer: HoldAnswer) -> RequestRefused:
+    match answer.outcome:
+        case "unknown key":
+            return RequestRefused(HTTPStatus.UNAUTHORIZED, "the API key was revoked, or has expired")
+        case "repeated":
+            return RequestRefused(
+                HTTPStatus.CONFLICT,
+                f"the idempotency key is that of an earlier request, with the receipt {answer.first_receipt_id}; its "
+                "answer was not kept: send a new key to have it answered anew",
+                "Idempotency-Key",
+                receipt_id=answer.first_receipt_id,
+            )
+        case "over budget":
+            return RequestRefused(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                f"{answer.reason}; try again when the next begins, or raise the budget",
+                retry_after_s=answer.retry_after_s,
+            )
+        case "insufficient":
+            return RequestRefused(HTTPStatus.PAYMENT_REQUIRED, _too_little(usd_picos, answer))
+        case _:
+            return RequestRefused(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"the ledger takes no new request now: {answer.reason}; try again later",
+                retry_after_s=_RETRY_AFTER_S,
+            )
 
 
 def _too_little(usd_picos: int, answer: HoldAnswer) -> str:

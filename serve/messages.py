@@ -16,10 +16,24 @@ DONE = b"data: [DONE]" + EVENT_END
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """What is held for a request when an attempt at it begins, and what its energy costs on the attempt's pool.
+
+    ``lease_s`` is how long a hold lasts that nobody renews.
+    """
+
+    account: str
+    usd_picos: int
+    usd_per_kwh: float
+    lease_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineTask:
     """One attempt as its replica gets it. ``context`` is what the receipt says beside the meter's figures.
 
     ``delivered`` are the answer's token ids that its client has from earlier attempts, which this one goes on after.
+    Without ``allowance`` its running charge is not compared with a hold.
     """
 
     request_id: str
@@ -27,6 +41,7 @@ class EngineTask:
     context: bytes
     body: Mapping[str, Any]
     delivered: tuple[int, ...] = ()
+    allowance: Allowance | None = None
 
     @property
     def is_stream(self) -> bool:

@@ -111,6 +111,10 @@ class MeterActor:
         """The book, the counters and the replicas as of now."""
         return self._meter.report()
 
+    def running(self, replica: str) -> dict[str, int]:
+        """As `HostMeter.running`."""
+        return self._meter.running(replica)
+
     def work(self, replica: str) -> ReplicaWork:
         """What a replica has computed since it was registered, and the energy of it."""
         return self._meter.work(replica)

@@ -6,12 +6,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from typing import Any, cast
 
-from fastapi import Request
+from fastapi import FastAPI, Request
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
 from metering.meter_report import MeterReport
+from serve.authentication import Scope
 from serve.errors import RequestRefused
+from serve.openapi import documented
 
 _LOG = logging.getLogger(__name__)
 _METER_ANSWERS_WITHIN_S = 2.0
@@ -29,6 +31,10 @@ class MeterRoutes:
         self._account = account
         self._meters = meters
         self._operator_account = operator_account
+
+    def add_to(self, app: FastAPI) -> None:
+        """Put the route on the application."""
+        app.add_api_route("/v1/meters", self.meters, methods=["GET"], **documented(Scope.READ))
 
     async def meters(self, request: Request) -> dict[str, Any]:
         """Each host's book: totals by account, the identity, trueup, counters, replicas, incidents.

@@ -20,6 +20,7 @@ from serve.errors import RequestRefused
 from serve.model_request import ModelRequest
 from serve.pool_loads import PoolLoads
 from serve.pools import Pool
+from serve.typical_energy import Typical, TypicalEnergy
 
 _CHARACTERS_PER_TOKEN = 4
 _FEW_CHARACTERS_PER_TOKEN = 3  # as text has that is not English, or code
@@ -51,6 +52,17 @@ class PoolNow:
     is_asleep: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelNow:
+    """One model over all of its pools: the most that any of them can do."""
+
+    model: str
+    capable_up_to: Tier
+    features: frozenset[str]
+    context_tokens: int
+    typical: Typical
+
+
 class Planner:
     """Plans requests on what one ingress knows: learned rates and times, the grids, replicas, its own load."""
 
@@ -75,6 +87,7 @@ class Planner:
         self._clock = clock
         self._energy = EnergyRates({pool.key: pool.prior_microjoules_per_token for pool in self._pools})
         self._lengths = OutputLengths()
+        self._typical = TypicalEnergy()
         self._loads = PoolLoads(self._pools, ingresses=ingresses, clock=clock)
         self._unavailable: tuple[str | None, ...] = (None,) * len(self._pools)
         zones = sorted({pool.site.grid_zone for pool in self._pools})
@@ -129,7 +142,7 @@ class Planner:
             output_tokens=request.choices * each,
             least_tokens=request.least_tokens,
             features=request.features,
-            likely_tokens=request.prompt_characters / _FEW_CHARACTERS_PER_TOKEN + each,
+            likely_tokens=request.longest_characters / _FEW_CHARACTERS_PER_TOKEN + each,
         )
 
     def took(self, pool: str) -> None:
@@ -152,6 +165,7 @@ class Planner:
     def learn(self, pool: str, tokens_in: int, tokens_out: int, microjoules: int | None) -> None:
         """Take in a settled request: tokens prefilled, tokens generated and what they drew, None where unknown."""
         self._energy.observe(pool, tokens_in, tokens_out, microjoules)
+        self._typical.observe(self._pools[self._place_of[pool]].model, tokens_out, microjoules)
 
     def learn_length(self, tier: Tier, tokens_out: int, max_tokens: int | None) -> None:
         """Take in how long a finished answer (one choice) of this tier was, and what its limit had been."""
@@ -193,6 +207,18 @@ class Planner:
                 unavailable=live.unavailable[place],
                 is_set_aside=bool(live.set_aside[place]),
                 is_asleep=load.running == 0,
+            )
+
+    def models_now(self) -> Iterator[ModelNow]:
+        """Every model that some pool serves, by name."""
+        for model in self._models:
+            pools = [pool for pool in self._pools if pool.model == model]
+            yield ModelNow(
+                model=model,
+                capable_up_to=max(pool.capable_up_to for pool in pools),
+                features=frozenset().union(*(pool.features for pool in pools)),
+                context_tokens=max(pool.context_tokens for pool in pools),
+                typical=self._typical.of(model),
             )
 
     def next_to_wake(self) -> str | None:

@@ -5,22 +5,26 @@ from typing import Any, cast
 
 from ray.actor import ActorHandle
 
-from receipts.holds import HoldAnswer
+from receipts.holds import HoldAnswer, HoldWanted
 
 
 class RayHoldLedger:
-    """The ledger actor as a `HoldLedger`."""
+    """The ledger actor as a `HoldLedger`, and as a `HoldExtender`."""
 
     def __init__(self, ledger: ActorHandle[Any]) -> None:
         self._ledger = ledger
 
-    async def place(self, account: str, request_id: str, usd_picos: int, lease_s: float) -> HoldAnswer:
+    async def place(self, wanted: HoldWanted) -> HoldAnswer:
         """As `HoldLedger.place`."""
-        return cast("HoldAnswer", await self._ledger.place_hold.remote(account, request_id, usd_picos, lease_s))
+        return cast("HoldAnswer", await self._ledger.place_hold.remote(wanted))
 
     async def renew(self, holds: Sequence[tuple[str, str, int]], lease_s: float) -> None:
         """As `HoldLedger.renew`."""
         await self._ledger.renew_holds.remote(holds, lease_s)
+
+    async def extend(self, holds: Sequence[tuple[str, str, int]], lease_s: float) -> Sequence[int]:
+        """As `serve.running_charge.HoldExtender.extend`."""
+        return cast("Sequence[int]", await self._ledger.extend_holds.remote(holds, lease_s))
 
     def release(self, account: str, request_id: str) -> None:
         """As `HoldLedger.release`."""

@@ -14,7 +14,7 @@ from http import HTTPStatus
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlencode
 
-from fastapi import FastAPI, Query, Request
+from fastapi import FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from ray.actor import ActorHandle
@@ -28,7 +28,9 @@ from receipts.members import MAX_INTEGER, Seq, Text
 from receipts.moments import parse_moment
 from receipts.receipt_query import ReceiptQuery, ReceiptsPage
 from receipts.signing_errors import HeadRefused, QuorumUnavailable
+from serve.authentication import Scope
 from serve.errors import RequestRefused
+from serve.openapi import documented
 
 NDJSON: Final = "application/x-ndjson"
 _MAX_LIMIT: Final = 1000
@@ -41,6 +43,35 @@ _CURSOR: Final = re.compile(r"([1-9][0-9]{0,18})-([0-9]{1,19})-([0-9]{1,19})-([0
 
 _TIME: Final = "RFC 3339, or how long back from now: s, m, h, d or w, as in `30d`."
 _DIGEST_DIGITS: Final = 16
+_WAIT_FOR_SIGNATURE_S: Final = 2.0
+_OBJECT: Final = {"schema": {"type": "object"}}
+_PAGES: Final = {
+    "description": "A page of receipts.",
+    "headers": {"Link": {"description": "The next page, where there is one.", "schema": {"type": "string"}}},
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["object", "data", "has_more", "next"],
+                "properties": {
+                    "object": {"const": "list"},
+                    "data": {"type": "array", "items": {"type": "object"}},
+                    "has_more": {"type": "boolean"},
+                    "next": {"type": ["string", "null"]},
+                },
+            }
+        },
+        NDJSON: {"schema": {"type": "string"}},
+    },
+}
+_HEAD: Final = {"description": "The head, signed.", "content": {"application/json": _OBJECT}}
+_RECEIPT: Final = {
+    "description": "The receipt's canonical bytes; while it waits for its signature, that is null.",
+    "content": {"application/json": _OBJECT},
+}
+_CSV: Final = {"description": "One line a transaction.", "content": {"text/csv": {"schema": {"type": "string"}}}}
+
+ReceiptName = Annotated[str, Path(max_length=256, description="As `receipt_id` in an answer.")]
 
 _LOG = logging.getLogger(__name__)
 
@@ -121,7 +152,7 @@ class PageCursor:
 
 
 class ReceiptRoutes:
-    """The routes `/v1/receipts`, `/v1/receipts/head` and `/v1/ledger.csv`.
+    """The routes `/v1/receipts`, `/v1/receipts/head`, `/v1/receipts/{receipt_id}` and `/v1/ledger.csv`.
 
     ``account`` says whose key a request carries; nothing of another account is ever read.
     """
@@ -139,12 +170,19 @@ class ReceiptRoutes:
         self._sleep = sleep
 
     def add_to(self, app: FastAPI) -> None:
-        """Add the routes; before any that take a part of the path as a receipt's id."""
-        pages: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {}, NDJSON: {}}}}
-        csv: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {}}}}
-        app.add_api_route("/v1/receipts", self.receipts, response_model=None, responses=pages)
-        app.add_api_route("/v1/receipts/head", self.head, response_model=None)
-        app.add_api_route("/v1/ledger.csv", self.ledger_csv, response_model=None, responses=csv)
+        """Put the routes on the application."""
+        there_is_none = HTTPStatus.NOT_FOUND
+        app.add_api_route("/v1/receipts", self.receipts, response_model=None, **documented(Scope.READ, ok=_PAGES))
+        app.add_api_route(
+            "/v1/receipts/head", self.head, response_model=None, **documented(Scope.READ, there_is_none, ok=_HEAD)
+        )
+        app.add_api_route("/v1/ledger.csv", self.ledger_csv, response_model=None, **documented(Scope.READ, ok=_CSV))
+        app.add_api_route(
+            "/v1/receipts/{receipt_id}",
+            self.receipt,
+            response_model=None,
+            **documented(Scope.READ, there_is_none, ok=_RECEIPT),
+        )
 
     async def receipts(self, request: Request, wanted: Annotated[ReceiptsWanted, Query()]) -> Response:
         """The account's receipts in the order of its chain, by pages.
@@ -154,7 +192,7 @@ class ReceiptRoutes:
         may have fewer receipts than `limit`, even none, and another after it: `has_more` says so.
         """
         account = await self._account(request)
-        _refuse_repeated(request)
+        refuse_repeated(request)
         cursor = None if wanted.after is None else PageCursor.parse(wanted.after)
         if cursor is not None and cursor.digest != wanted.digest():
             message = "after belongs to another selection or order: give the parameters of the page before, unchanged"
@@ -173,10 +211,19 @@ class ReceiptRoutes:
             return Response(page.lines, media_type=NDJSON, headers=headers)
         return Response(_list_body(page.lines, following), media_type="application/json", headers=headers)
 
+    async def receipt(self, request: Request, receipt_id: ReceiptName) -> Response:
+        """One receipt of the caller's account, waiting briefly for its signature."""
+        account = await self._account(request)
+        with _retriable():
+            stored = await self._ledger.receipt.remote(receipt_id, account, _WAIT_FOR_SIGNATURE_S)
+        if stored is None:
+            raise RequestRefused(HTTPStatus.NOT_FOUND, f"this account has no receipt {receipt_id!r}", "receipt_id")
+        return Response(stored.document_bytes(), media_type="application/json")
+
     async def head(self, request: Request, wanted: Annotated[_Since, Query()]) -> Response:
         """The signers' word on how far the account's chain reaches now, from its first receipt since then."""
         account = await self._account(request)
-        _refuse_repeated(request)
+        refuse_repeated(request)
         since_unix_ns = None if wanted.since is None else moment("since", wanted.since, self._wall_clock_ns())
         with _retriable():
             head: bytes | None = await self._ledger.account_head.remote(account, since_unix_ns)
@@ -188,7 +235,7 @@ class ReceiptRoutes:
     async def ledger_csv(self, request: Request, wanted: Annotated[_Since, Query()]) -> Response:
         """The account's entries, a transaction a line, with the balance after each."""
         account = await self._account(request)
-        _refuse_repeated(request)
+        refuse_repeated(request)
         since_unix_ns = 0 if wanted.since is None else moment("since", wanted.since, self._wall_clock_ns())
         begin = LedgerPosition(since_unix_ns=since_unix_ns)
         with _retriable():
@@ -282,7 +329,7 @@ def _link(request: Request, following: PageCursor) -> str:
     return f'<?{urlencode([*kept, ("after", str(following))])}>; rel="next"'
 
 
-def _refuse_repeated(request: Request) -> None:
+def refuse_repeated(request: Request) -> None:
     """Of a name that stands twice one would be passed over in silence."""
     for name, times in Counter(name for name, _ in request.query_params.multi_items()).items():
         if times > 1:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -16,14 +16,18 @@ from ray.exceptions import RayError
 from clusters.silicon_kinds import SiliconKind, check_silicon
 from metering.calibration import ReplicaWork
 from metering.metered_replica import ReplicaRegistration
+from receipts.ledger_actor import ledger_of
 from serve.deadlines import Deadlines
 from serve.engine_silence import EngineSilence
 from serve.engine_spec import Engine, EngineSpec
 from serve.errors import EngineBroke, NotBooked, RequestRefused
+from serve.fault_place import fault_place
 from serve.loopback import keep_to_loopback
 from serve.messages import EngineTask, MeterCard, Refused, ReplicaItem, Settled, Started
 from serve.meter_actor import meter_of_this_host
+from serve.ray_hold_ledger import RayHoldLedger
 from serve.routing_stats import RoutingStats
+from serve.running_charge import RunningCharges
 
 _Answer = TypeVar("_Answer")
 # Within the time that Ray Serve gives a look at the replica (`serve.application`), or a meter away would end it.
@@ -57,6 +61,8 @@ class EngineReplica:
             )
         )
         self._engine: Engine = await spec.start(self._card.socket_path, self._replica)
+        ledger = RayHoldLedger(ledger_of(namespace))
+        self._charges = RunningCharges(self._running, ledger, self._engine.stop_at_length)
 
     async def check_health(self) -> None:
         """Ray Serve's probe: a dead engine, or one that gives and computes nothing more, gets the replica replaced.
@@ -76,6 +82,10 @@ class EngineReplica:
             return None
         return work.steps
 
+    async def _running(self) -> Mapping[str, int]:
+        drawn: Mapping[str, int] = await self._meter.running.remote(self._replica)
+        return drawn
+
     def record_routing_stats(self) -> dict[str, float]:
         """Ray Serve asks for it each second, and tells the pool's routers when it has changed."""
         return self._routing.snapshot()
@@ -83,7 +93,8 @@ class EngineReplica:
     async def answer(self, task: EngineTask) -> AsyncGenerator[ReplicaItem, None]:
         """Answer one request: `Started`, then `Payload` and `Working` items, then `Settled`; or `Refused` alone.
 
-        An answer that goes on after delivered tokens is said from its beginning all the same. How long it may be
+        Where it would cost more than its account can have held, it ends with the finish reason "length". An answer
+        that goes on after delivered tokens is said from its beginning all the same. How long it may be
         silent is the door's to judge, which then gives it up.
 
         However it ends (finished, cut off by the client, failed), the host meter settles the request, and delivers
@@ -97,7 +108,7 @@ class EngineReplica:
         request_id, context = task.request_id, task.context
         try:
             await _booked(self._meter.begin.remote(request_id, self._replica, context))
-            with self._silence.listened_to():
+            with self._silence.listened_to(), self._charges.watched(request_id, task.allowance):
                 async with aclosing(self._engine.answer(request_id, task.shape, task.body, task.delivered)) as items:
                     async for item in items:
                         self._silence.end()
@@ -111,11 +122,15 @@ class EngineReplica:
             self._silence.end()
             outcome = "failed" if has_started else "refused"
             if has_started:
-                raise EngineBroke("the engine refused a request that it had begun to answer") from refusal
+                raise EngineBroke("the engine refused a request that it had begun to answer") from None
             yield Refused(status=refusal.status.value, message=refusal.message, param=refusal.param)
-        except Exception:
+        except (EngineBroke, NotBooked):
             outcome = "failed"
             raise
+        except Exception as fault:  # noqa: BLE001 - the boundary of a request
+            # Ray Serve logs what is raised here with its text and its causes', which could quote the prompt.
+            outcome = "failed"
+            raise EngineBroke(fault_place(fault)) from None
         finally:
             self._routing.end()
             # Not awaited here: a cancelled generator may not wait, and the settlement must happen all the same.

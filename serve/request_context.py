@@ -9,10 +9,20 @@ from placement.pins import Pins
 from placement.plan import Candidate, ExchangeRates, Plan, Rejection
 from placement.tiers import Tier
 from receipts.draft import Attempt, RequestContext
+from receipts.holds import Admission
 from receipts.placement_section import MOST_CANDIDATES, MOST_REJECTED, CandidatePool, PlacementContext, RejectedPool
 from receipts.placement_section import Pins as AskedPins
 from receipts.placement_section import Rates as RatesGoneBy
 from serve.pools import Pool
+from serve.shapes import Shape
+
+_ANSWER_IDS = {
+    Shape.CHAT: "chatcmpl",
+    Shape.COMPLETION: "cmpl",
+    Shape.EMBEDDING: "embd",
+    Shape.MESSAGES: "chatcmpl",
+}
+"""What vLLM puts before the request's id in the id of its answer; an embedding's answer has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +62,8 @@ class AskedRequest:
     """A request whose attempts are to come: whose it is, what it is, and how it was placed."""
 
     request_id: str
-    account: str
+    admission: Admission
+    shape: Shape
     customer_tag: str | None
     tier: Tier
     placed: Placed
@@ -67,12 +78,12 @@ class AskedRequest:
         site, grid, placed = pool.site, self.carbon.intensity(pool.site.grid_zone), self.placed
         return RequestContext(
             receipt_id=f"rcpt_{self.request_id}",
-            workload_id=f"chatcmpl-{self.request_id}",
+            workload_id=f"{_ANSWER_IDS[self.shape]}-{self.request_id}",
             kind="ml-inference",
             model=pool.model,
             model_revision=pool.model_revision,
             customer_tag=self.customer_tag,
-            account=self.account,
+            account=self.admission.account,
             tier=self.tier.value,
             operator_name=site.operator,
             region=site.region,
@@ -99,6 +110,9 @@ class AskedRequest:
                 rejected=placed.rejected,
                 rejected_total=placed.rejected_total,
             ),
+            api_key_id=self.admission.api_key_id,
+            workload_name=self.admission.workload,
+            idempotency_sha256=self.admission.idempotency_sha256,
         )
 
 

@@ -1,4 +1,7 @@
-"""Where a stream was cut and another replica took it up: what the client has already, and what it has yet to get."""
+"""Where a stream was cut and another replica took it up: what the client has already, and what it has yet to get.
+
+Of OpenAI's streams, of chat completions and of completions; Anthropic's are `serve.messages_seam`'s.
+"""
 
 import json
 from collections import defaultdict
@@ -10,7 +13,9 @@ from serve.errors import SeamBroken
 from serve.messages import DONE
 
 _DATA: Final = b"data: "
-_TEXT_PARTS: Final = frozenset({"text", "input_text", "output_text", "refusal", "thinking"})
+_TEXT_PARTS: Final = frozenset(
+    {"text", "input_text", "output_text", "refusal", "thinking", "redacted_thinking", "tool_use", "tool_result"}
+)
 _COUNT_THE_ANSWER: Final = (
     "frequency_penalty",
     "presence_penalty",
@@ -21,11 +26,13 @@ _COUNT_THE_ANSWER: Final = (
 )
 _NOT_REPLAYED: Final = (
     "use_beam_search",
+    "echo",
     "logprob_token_ids",
     "vllm_xargs",
     "kv_transfer_params",
     "ec_transfer_params",
 )
+_TOKEN_LISTS: Final = ("token_ids", "prompt_token_ids")
 _ONLY_ONCE: Final = ("prompt_token_ids", "prompt_text")
 
 _Path = tuple[object, ...]
@@ -41,6 +48,11 @@ def why_not_resumable(body: Mapping[str, Any]) -> str | None:
         return "n is above 1"
     if any(part not in _TEXT_PARTS for part in _content_types(body)):
         return "the messages hold more than text"
+    prompt, thinking = body.get("prompt"), body.get("thinking")
+    if isinstance(prompt, list) and len(prompt) > 1 and not isinstance(prompt[0], int):
+        return "there are several prompts"
+    if isinstance(thinking, dict) and thinking.get("budget_tokens"):
+        return "thinking.budget_tokens depends on the tokens of the answer before"
     for name in _COUNT_THE_ANSWER:
         if body.get(name):
             return f"{name} depends on the tokens of the answer before"
@@ -48,10 +60,16 @@ def why_not_resumable(body: Mapping[str, Any]) -> str | None:
 
 
 def _content_types(body: Mapping[str, Any]) -> Iterator[object]:
-    for message in body["messages"]:
-        content = message.get("content")
-        for part in content if isinstance(content, list) else ():
-            yield part.get("type", "text") if isinstance(part, dict) else "text"
+    for message in body.get("messages") or ():
+        for part in _parts(message):
+            yield part.get("type", "text")
+            if part.get("type") == "tool_result":
+                yield from (inner.get("type", "text") for inner in _parts(part))
+
+
+def _parts(message: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    content = message.get("content")
+    return (part for part in content if isinstance(part, dict)) if isinstance(content, list) else iter(())
 
 
 class Seam:
@@ -97,15 +115,18 @@ class Seam:
     def _cut(self, choice: Mapping[str, Any]) -> dict[str, Any]:
         """The choice without what was sent of it."""
         index = choice["index"]
-        rest = {**choice, "delta": {}}
-        for name, value in choice["delta"].items():
+        rest: dict[str, Any] = {**choice, **({"delta": {}} if "delta" in choice else {})}
+        if "text" in choice:
+            rest["text"] = self._cut_stretch((index, "text"), choice["text"])
+        for name, value in choice.get("delta", {}).items():
             if name == "tool_calls":
                 calls = [self._cut_call((index, name, call["index"]), call) for call in value or ()]
                 rest["delta"][name] = [call for call in calls if len(call) > 1]
             else:
                 rest["delta"] |= self._cut_leaf((index, name), value)
-        if choice.get("token_ids") is not None:
-            rest["token_ids"] = self._cut_stretch((index, "token_ids"), choice["token_ids"])
+        for name in _TOKEN_LISTS:
+            if choice.get(name) is not None:
+                rest[name] = self._cut_stretch((index, name), choice[name])
         if choice.get("logprobs") is not None:
             rest["logprobs"] = {
                 name: value if value is None else self._cut_stretch((index, "logprobs", name), value)
@@ -175,10 +196,10 @@ def _leaves(chunk: Mapping[str, Any]) -> Iterator[tuple[_Path, Any]]:
         said.append((("usage",), chunk.get("usage")))
     for choice in chunk["choices"]:
         index = choice["index"]
-        said += [((index, name), value) for name, value in choice["delta"].items() if name != "tool_calls"]
+        said += [((index, name), value) for name, value in choice.get("delta", {}).items() if name != "tool_calls"]
         said += [((index, "logprobs", name), value) for name, value in (choice.get("logprobs") or {}).items()]
-        said += [((index, name), choice.get(name)) for name in ("token_ids", "finish_reason")]
-        for call in choice["delta"].get("tool_calls") or ():
+        said += [((index, name), choice.get(name)) for name in ("text", *_TOKEN_LISTS, "finish_reason")]
+        for call in choice.get("delta", {}).get("tool_calls") or ():
             parts = {**call, **(call.get("function") or {})}
             said += [
                 ((index, "tool_calls", call["index"], name), value)
@@ -201,7 +222,12 @@ def _is_single(path: _Path) -> bool:
 
 
 def _says_something(choice: Mapping[str, Any]) -> bool:
-    said = (*choice["delta"].values(), *(choice.get("logprobs") or {}).values(), choice.get("token_ids"))
+    said = (
+        choice.get("text"),
+        *choice.get("delta", {}).values(),
+        *(choice.get("logprobs") or {}).values(),
+        *(choice.get(name) for name in _TOKEN_LISTS),
+    )
     return choice.get("finish_reason") is not None or any(each not in (None, "", []) for each in said)
 
 

@@ -7,13 +7,15 @@ class TokenTrail:
     """Those that earlier attempts delivered, and those made known here since.
 
     ``seen`` is how many the serving layer was handed, of all generations that there are for the answer. ``replay``
-    brings the next delivered token before it; None where there is nothing to replay.
+    brings the next delivered token before it; None where there is nothing to replay. ``is_at_length`` says that the
+    answer is to end as soon as it can.
     """
 
     def __init__(self, delivered: Sequence[int]) -> None:
         self.delivered = tuple(delivered)
         self.seen = 0
         self.replay: Callable[[], Awaitable[None]] | None = None
+        self.is_at_length = False
         self._new: list[int] = []
 
     def add(self, token_ids: Sequence[int]) -> None:

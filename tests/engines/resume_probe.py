@@ -19,20 +19,32 @@ from mesh.run_state import DataFolder
 from receipts.draft import Attempt, RequestContext
 from receipts.placement_section import CandidatePool, Pins, PlacementContext, Rates
 from serve.messages import DONE, EngineTask, Payload, Settled, Started
+from serve.messages_seam import MessagesSeam
 from serve.seam import Seam
 from serve.shapes import Shape
 
 _MODEL = "smollm2-135m-instruct"
 _POOL = f"{_MODEL}@self-hosted/local"
 _DEPLOYMENT = f"{_MODEL}--self-hosted--local"
+
+
+def _asks(prompt: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": prompt}]
+
+
 _SCHEMA = {"type": "object", "properties": {"colours": {"type": "array", "items": {"type": "string"}}}}
-_REQUESTS = (
-    ("Write a list of three colours, one per line, with a blank line between.", {}),
-    ("Say hello with three emoji.", {"logprobs": True}),
+_REQUESTS: tuple[tuple[Shape, dict[str, Any]], ...] = (
+    (Shape.CHAT, {"messages": _asks("Write a list of three colours, one per line, with a blank line between.")}),
+    (Shape.CHAT, {"messages": _asks("Say hello with three emoji."), "logprobs": True}),
     (
-        "Give three colours as JSON.",
-        {"response_format": {"type": "json_schema", "json_schema": {"name": "colours", "schema": _SCHEMA}}},
+        Shape.CHAT,
+        {
+            "messages": _asks("Give three colours as JSON."),
+            "response_format": {"type": "json_schema", "json_schema": {"name": "colours", "schema": _SCHEMA}},
+        },
     ),
+    (Shape.COMPLETION, {"prompt": "The three longest rivers are", "logprobs": 1}),
+    (Shape.MESSAGES, {"system": "Be brief.", "messages": _asks("Name three rivers.")}),
 )
 _MAX_TOKENS = 32
 
@@ -65,39 +77,40 @@ async def _probe(application: str) -> list[dict[str, object]]:
     # Made inside the event loop that uses it: the mesh has Ray Serve route in the caller's loop.
     handle = ray_serve.get_deployment_handle(_DEPLOYMENT, app_name=application).options(stream=True)
     found = []
-    for prompt, options in _REQUESTS:
-        body = _body(prompt, options)
-        whole = await _answer(handle, body, [])
+    for shape, asked in _REQUESTS:
+        body = _body(shape, asked)
+        whole = await _answer(handle, shape, body, [])
         cuts = (1, 2, 6, 12, 21, len(whole.payloads) - 2)
-        found += [await _resumed(handle, body, whole, cut) for cut in cuts]
+        found += [await _resumed(handle, shape, body, whole, cut) for cut in cuts]
     return found
 
 
-async def _resumed(handle: Any, body: dict[str, Any], whole: Answer, cut: int) -> dict[str, object]:
+async def _resumed(handle: Any, shape: Shape, body: dict[str, Any], whole: Answer, cut: int) -> dict[str, object]:
     sent, delivered = whole.events[:cut], [token for each in whole.payloads[:cut] for token in each.token_ids]
-    resumed = await _answer(handle, body, delivered)
-    seam = Seam(sent)
+    resumed = await _answer(handle, shape, body, delivered)
+    seam = MessagesSeam(sent) if shape is Shape.MESSAGES else Seam(sent)
     beyond = [event for each in resumed.events for event in seam.beyond(each)]
     return {
+        "shape": shape,
         "delivered": len(delivered),
         "new": len(resumed.ids),
         "produced": resumed.output_tokens,
         "resumed_after_tokens": resumed.placement["resumed_after_tokens"],
         "whole_ids": whole.ids,
         "ids": delivered + resumed.ids,
-        "sent": _client_has(sent),
-        "whole": _client_has(whole.events),
-        "replayed": _client_has(resumed.events),
-        "joined": _client_has([*sent, *beyond]),
+        "sent": _client_has(shape, sent),
+        "whole": _client_has(shape, whole.events),
+        "replayed": _client_has(shape, resumed.events),
+        "joined": _client_has(shape, [*sent, *beyond]),
     }
 
 
-async def _answer(handle: Any, body: dict[str, Any], delivered: Sequence[int]) -> Answer:
+async def _answer(handle: Any, shape: Shape, body: dict[str, Any], delivered: Sequence[int]) -> Answer:
     request_id = secrets.token_hex(16)
     payloads: list[Payload] = []
     task = EngineTask(
         request_id=request_id,
-        shape=Shape.CHAT,
+        shape=shape,
         context=_context(request_id, len(delivered)),
         body=body,
         delivered=tuple(delivered),
@@ -112,32 +125,42 @@ async def _answer(handle: Any, body: dict[str, Any], delivered: Sequence[int]) -
     return Answer(tuple(payloads), receipt["workload"]["tokens"]["output"], receipt["placement"])
 
 
-def _body(prompt: str, options: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "model": _MODEL,
-        "messages": [{"role": "user", "content": prompt}],
-        "max_tokens": _MAX_TOKENS,
-        "temperature": 0,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        **options,
-    }
+def _body(shape: Shape, asked: dict[str, Any]) -> dict[str, Any]:
+    counts = {} if shape is Shape.MESSAGES else {"stream_options": {"include_usage": True}}
+    return {"model": _MODEL, "max_tokens": _MAX_TOKENS, "temperature": 0, "stream": True, **counts, **asked}
 
 
-def _client_has(events: Iterable[bytes]) -> dict[str, Any]:
+def _client_has(shape: Shape, events: Iterable[bytes]) -> dict[str, Any]:
     """The text that a client assembles, the tokens it is told of, and how often it gets what comes once."""
-    has = {"text": "", "logprobs": 0, "tokens": None, "roles": 0, "finishes": [], "ends": 0}
+    has = {"text": "", "logprobs": 0, "tokens": None, "openings": 0, "finishes": [], "ends": 0}
     for event in events:
-        has["ends"] += event == DONE
-        chunk = {"choices": [], "usage": None} if event == DONE else json.loads(event.removeprefix(b"data: "))
-        for choice in chunk["choices"]:
-            has["text"] += choice["delta"].get("content") or ""
-            has["logprobs"] += len((choice.get("logprobs") or {}).get("content") or ())
-            has["roles"] += "role" in choice["delta"]
-            has["finishes"] += [choice["finish_reason"]] if choice.get("finish_reason") else []
-        if chunk.get("usage"):
-            has["tokens"] = chunk["usage"]["completion_tokens"]
+        if event == DONE:
+            has["ends"] += 1
+        elif shape is Shape.MESSAGES:
+            _add_message_event(has, json.loads(event.partition(b"data: ")[2]))
+        else:
+            _add_chunk(has, json.loads(event.removeprefix(b"data: ")))
     return has
+
+
+def _add_chunk(has: dict[str, Any], chunk: dict[str, Any]) -> None:
+    for choice in chunk["choices"]:
+        delta, logprobs = choice.get("delta") or {}, choice.get("logprobs") or {}
+        has["text"] += choice.get("text") or delta.get("content") or ""
+        has["logprobs"] += len(logprobs.get("content") or logprobs.get("tokens") or ())
+        has["openings"] += "role" in delta
+        has["finishes"] += [choice["finish_reason"]] if choice.get("finish_reason") else []
+    if chunk.get("usage"):
+        has["tokens"] = chunk["usage"]["completion_tokens"]
+
+
+def _add_message_event(has: dict[str, Any], event: dict[str, Any]) -> None:
+    delta = event.get("delta") or {}
+    has["text"] += delta.get("text") or ""
+    has["openings"] += event["type"] == "message_start"
+    if event["type"] == "message_delta":
+        has["finishes"].append(delta["stop_reason"])
+        has["tokens"] = event["usage"]["output_tokens"]
 
 
 def _context(request_id: str, delivered: int) -> bytes:

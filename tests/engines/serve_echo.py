@@ -12,6 +12,8 @@ import threading
 from pathlib import Path
 
 import echo
+import echo_script
+import echo_shapes
 from recording_signer import RecordingSigner
 from rich.console import Console
 
@@ -33,11 +35,12 @@ def main() -> None:
         import ray
 
         # The workers can't import this folder: the engine's code travels to them.
-        ray.cloudpickle.register_pickle_by_value(echo)
+        for module in (echo, echo_script, echo_shapes):
+            ray.cloudpickle.register_pickle_by_value(module)
         return echo.EchoSpec(model_name=pool.model, fail_with=arguments.fail_with)
 
     config = os.environ.get("JC_CONFIG")
-    settings = load_settings(Path(config) if config else None, port=arguments.port, data_dir=arguments.data_dir)
+    settings = _able(load_settings(Path(config) if config else None, port=arguments.port, data_dir=arguments.data_dir))
     try:
         progress = Progress(Console(stderr=True))
         signer_type = RecordingSigner if arguments.record_nonces else Signer
@@ -51,6 +54,17 @@ def main() -> None:
             stop.wait()
     except MeshError as error:
         sys.exit(str(error))
+
+
+def _able(settings: Settings) -> Settings:
+    """The test engine calls tools and takes images, whatever the model in whose place it stands can do."""
+    able = tuple(
+        model.model_copy(update={"features": model.features | {"tools", "images"}})
+        if model.task == "generate"
+        else model
+        for model in settings.models
+    )
+    return settings.model_copy(update={"models": able})
 
 
 def _arguments() -> argparse.Namespace:
@@ -69,7 +83,7 @@ def _new_key(namespace: str, account: str) -> str:
 
     from receipts.ledger_actor import ledger_of
 
-    return str(ray.get(ledger_of(namespace).create_key.remote(account, "test")))
+    return str(ray.get(ledger_of(namespace).create_key.remote(account, "test")).secret)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,11 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import requests
 from chat_load import ChatClient, Customer, Exchange
 from running_echo import EchoMesh, failed_start, running_echo_mesh
 from soundness import LedgerAccess, Soundness
@@ -26,6 +28,7 @@ from receipts.key_generation import load_or_generate
 from receipts.signer import Signer
 from receipts.signer_policy import ReceiptRules
 from receipts.signer_ports import LocalSigner
+from receipts.verify import verify_paths
 
 ACCOUNTS = ("anna", "bela", OPERATOR_ACCOUNT)
 _RECOVERY_S = 60
@@ -57,14 +60,6 @@ class Asked:
 
 
 @pytest.fixture(scope="module")
-def share_secret() -> Iterator[None]:
-    """From the environment, for every start but those with another."""
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("JOULE_MESH_SHARE_SECRET", "5e" * 32)
-        yield
-
-
-@pytest.fixture(scope="module")
 def first_life() -> Iterator[contextlib.ExitStack]:
     """What ends the first mesh, whose folder the later tests go on with."""
     with contextlib.ExitStack() as life:
@@ -72,7 +67,7 @@ def first_life() -> Iterator[contextlib.ExitStack]:
 
 
 @pytest.fixture(scope="module")
-def asked(share_secret, first_life, tmp_path_factory) -> Asked:
+def asked(first_life, tmp_path_factory) -> Asked:
     data_dir = tmp_path_factory.mktemp("conditions") / "data"
     return Asked(first_life.enter_context(running_echo_mesh(data_dir, accounts=ACCOUNTS)))
 
@@ -103,11 +98,12 @@ def _is_a_clear_failure(exchange: Exchange) -> bool:
 
 def test_on_a_full_disk_nothing_is_acknowledged_and_nothing_is_lost(asked):
     assert asked.answers()
-    with ThreadPoolExecutor(1) as thread:
-        under_way = thread.submit(asked.ask, "stream", 400)
+    with ThreadPoolExecutor(3) as threads:
+        under_way = threads.submit(asked.ask, "stream", 400)
         time.sleep(0.5)
         with _no_space(asked.mesh):
-            while_full = [asked.ask("unary", 2), asked.ask("stream", 2), under_way.result()]
+            begun = [threads.submit(asked.ask, kind, 2) for kind in ("unary", "stream")]
+            while_full = [each.result() for each in (*begun, under_way)]
     assert all(_is_a_clear_failure(each) for each in while_full), while_full
     assert asked.mesh.wait_until(asked.answers, _RECOVERY_S)
     asked.assert_sound()
@@ -127,12 +123,28 @@ def test_while_another_process_locks_the_ledger_answers_wait_or_fail_and_nothing
     asked.assert_sound()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Left:
+    """What the mesh has told a customer in its first life, and with which headers it was asked."""
+
+    group: dict
+    receipt: dict
+    headers: dict[str, str]
+
+
 @pytest.fixture(scope="module")
-def stopped(asked, first_life) -> Path:
-    """The data folder of the mesh, which has signed receipts, now that it has stopped."""
+def left(asked) -> Left:
+    """After some answers to each account, all signed; the receipt is of the first start's own key."""
     for account in ("anna", "bela", "anna", "bela"):
         assert asked.ask("unary", 2, account).outcome == "answered"
+    receipt_id = asked.mesh.chat("one two").headers["X-Receipt-Id"]
     asked.assert_sound()
+    return Left(group=_group(asked.mesh), receipt=asked.mesh.receipt(receipt_id), headers=asked.mesh.headers)
+
+
+@pytest.fixture(scope="module")
+def stopped(asked, left, first_life) -> Path:
+    """The data folder of the mesh, now that it has stopped."""
     first_life.close()
     return asked.mesh.data_dir
 
@@ -147,7 +159,7 @@ def test_another_share_secret_at_a_restart_is_said_and_changes_nothing(stopped, 
 
 
 def test_shares_of_another_group_are_said_and_change_nothing(stopped, tmp_path):
-    _make_group(tmp_path / "foreign")
+    _make_group(tmp_path / "foreign", stopped / "development-share-secret")
     data_dir = tmp_path / "data"
     _copy(stopped, data_dir)
     for signer in ("1", "2", "3"):
@@ -164,6 +176,23 @@ def revived(stopped) -> Iterator[Asked]:
     """The stopped mesh, started again."""
     with running_echo_mesh(stopped, accounts=ACCOUNTS) as mesh:
         yield Asked(mesh)
+
+
+def test_a_second_life_keeps_the_key_the_receipts_and_the_chain(left, revived, tmp_path):
+    url = revived.mesh.url
+    assert _group(revived.mesh) == left.group
+    again = requests.get(f"{url}/v1/receipts/{left.receipt['receipt_id']}", headers=left.headers, timeout=10)
+    chat = {"model": "auto", "messages": [{"role": "user", "content": "three"}]}
+    later = requests.post(f"{url}/v1/chat/completions", json=chat, headers=left.headers, timeout=60)
+    following = requests.get(f"{url}/v1/receipts/{later.headers['X-Receipt-Id']}", headers=left.headers, timeout=10)
+    assert again.json() == left.receipt
+    assert following.json()["chain"]["seq"] == left.receipt["chain"]["seq"] + 1
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    files[0].write_bytes(again.content)
+    files[1].write_bytes(following.content)
+    report = verify_paths(files, bytes.fromhex(left.group["public_key"]))
+    assert list(report) == []
+    assert report.passed == 2
 
 
 def test_a_second_mesh_on_the_same_folder_is_refused(revived):
@@ -203,6 +232,10 @@ def test_a_corrupt_row_is_named_and_holds_up_its_own_account_only(revived):
     assert revived.mesh.wait_until(lambda: _is_signed(database, later), _RECOVERY_S)
     revived.assert_sound()
     assert _jc("ledger", "check", "--data-dir", str(revived.mesh.data_dir)).returncode == 0
+
+
+def _group(mesh: EchoMesh) -> dict:
+    return requests.get(f"{mesh.url}/v1/keys/group", timeout=10).json()
 
 
 def _copy(data_dir: Path, to: Path) -> None:
@@ -245,11 +278,12 @@ def _overwrite(database: Path, account: str, seq: int, signed_bytes: bytes, sign
         ledger.execute("COMMIT")
 
 
-def _make_group(folder: Path) -> None:
-    """Five signers with a key of their own, under the share secret of the environment."""
+def _make_group(folder: Path, share_secret: Path) -> None:
+    """Five signers with a key of their own, under a mesh's share secret."""
+    secret = bytes.fromhex(share_secret.read_text())
 
     async def make() -> None:
-        ports = {each: LocalSigner(_signer(folder / str(each), each)) for each in range(1, 6)}
+        ports = {each: LocalSigner(_signer(folder / str(each), each, secret)) for each in range(1, 6)}
         record = await load_or_generate(ports, folder / "group.json", threshold=3, random_bytes=os.urandom)
         for port in ports.values():
             await port.activate(record)
@@ -257,11 +291,11 @@ def _make_group(folder: Path) -> None:
     asyncio.run(make())
 
 
-def _signer(folder: Path, identifier: int) -> Signer:
+def _signer(folder: Path, identifier: int, share_secret: bytes) -> Signer:
     return Signer(
         identifier=identifier,
         folder=folder,
-        share_secret=bytes.fromhex(os.environ["JOULE_MESH_SHARE_SECRET"]),
+        share_secret=share_secret,
         policy=ReceiptRules(wall_clock_ns=time.time_ns),
         random_bytes=os.urandom,
     )

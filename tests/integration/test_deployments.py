@@ -43,7 +43,7 @@ def built(*pools: PoolDeployment, ingresses: int = 1, **labels: str) -> dict[str
     nothing: Any = None
     app = application(
         pools,
-        IngressDeployment(replicas=ingresses, label_selector=labels),
+        IngressDeployment(replicas=ingresses, label_selector=labels, most_requests=100),
         compose=nothing,
         ledger=nothing,
         group_key={},
@@ -109,3 +109,8 @@ def test_one_that_stands_still_is_given_up_in_about_ten_seconds(deployments, nam
     config = deployments[name]._deployment_config
     looks = REPLICA_HEALTH_CHECK_UNHEALTHY_THRESHOLD
     assert 5 < looks * max(config.health_check_timeout_s, config.health_check_period_s) <= 10
+
+
+@pytest.mark.parametrize("name", ["ingress", "small--acme--eu-fi"])
+def test_a_stop_is_not_held_up_by_looking_seldom_whether_anything_is_under_way(deployments, name):
+    assert deployments[name]._deployment_config.graceful_shutdown_wait_loop_s <= 0.5

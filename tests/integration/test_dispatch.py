@@ -71,8 +71,9 @@ class FakeHandle:
     def __init__(self, items: FakeItems) -> None:
         self.answer = Remote(lambda *_: items)
 
-    def options(self, *, stream: bool) -> "FakeHandle":
+    def options(self, *, stream: bool, request_serialization: str, response_serialization: str) -> "FakeHandle":
         assert stream
+        assert request_serialization == response_serialization == "pickle"
         return self
 
 

@@ -104,17 +104,17 @@ def test_a_stream_ends_with_the_energy_and_no_extra_chunk(echo_mesh):
     response = echo_mesh.chat("one two three", stream=True)
     *chunks, done = events(response)
     assert done == "[DONE]"
-    assert len(chunks) == 3
-    assert [("energy" in chunk) for chunk in chunks] == [False, False, True]
+    assert len(chunks) == 4, "the role, and three words"
+    assert [("energy" in chunk) for chunk in chunks] == [False, False, False, True]
     assert chunks[-1]["energy"]["receipt_id"] == response.headers["X-Receipt-Id"]
     assert response.headers["X-Routed-To"].startswith("self-hosted/local/")
 
 
 def test_a_stream_with_usage_carries_the_energy_there(echo_mesh):
     *chunks, _ = events(echo_mesh.chat("one two", stream=True, stream_options={"include_usage": True}))
-    assert len(chunks) == 3
+    assert len(chunks) == 4
     assert chunks[-1]["usage"]["completion_tokens"] == 2
-    assert [("energy" in chunk) for chunk in chunks] == [False, False, True]
+    assert [("energy" in chunk) for chunk in chunks] == [False, False, False, True]
 
 
 def test_the_customer_tag_is_on_the_receipt(echo_mesh):

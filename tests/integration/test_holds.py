@@ -22,7 +22,8 @@ from placement.energy_rates import prior_rates
 
 _CREDIT_USD_PICOS = 5 * 10**12
 _SETTLED_S = 15
-_LAPSED_S = 30 + _SETTLED_S
+_LEASE_S = 12
+_LAPSED_S = _LEASE_S + _SETTLED_S
 # A word keeps one thread busy for at least 4 ms, which at 100 W is 0.4 J for its two tokens, one in and one out.
 _WATTS = 100.0
 _JOULES_PER_TOKEN = 0.2
@@ -40,6 +41,7 @@ def mesh(tmp_path_factory) -> Iterator[EchoMesh]:
     folder = tmp_path_factory.mktemp("holds")
     settings = yaml.safe_load(importlib.resources.files("clusters").joinpath("local.yaml").read_text())
     settings["ledger"]["most_unsigned"] = _MOST_UNSIGNED
+    settings["ledger"]["hold_lease_s"] = _LEASE_S
     settings["deadlines"]["between_tokens_s"] = _BETWEEN_TOKENS_S
     settings["price"]["usd_per_kwh"] = _USD_PER_KWH
     settings["meter"]["watts_per_thread"] = _WATTS

@@ -58,7 +58,7 @@ PLACEMENT = PlacementContext(
 )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def node_id() -> Iterator[str]:
     ray.init(address="local", num_cpus=2, namespace=NAMESPACE, include_dashboard=False, log_to_driver=False)
     yield ray.get_runtime_context().get_node_id()
@@ -150,9 +150,9 @@ async def test_the_life_of_a_ledger(node_id: str, tmp_path: Path) -> None:
     )
     ledger = start_ledger(settings, namespace=NAMESPACE, node_id=node_id)
     assert not await ledger.has_keys.remote()
-    key = await ledger.create_key.remote("acme", "first")
-    assert await ledger_of(NAMESPACE).account_of.remote(key) == "acme"
-    assert await ledger.account_of.remote("jc_LIVE_other") is None
+    key = (await ledger.create_key.remote("acme", "first")).secret
+    assert (await ledger_of(NAMESPACE).key_of.remote(key)).account == "acme"
+    assert await ledger.key_of.remote("jc_LIVE_other") is None
     public_key = (await ledger.group_record.remote()).public_key
 
     stored = await asyncio.gather(*(ledger.settle.remote(settlement(n)) for n in range(1, 41)))
@@ -189,7 +189,7 @@ async def test_the_life_of_a_ledger(node_id: str, tmp_path: Path) -> None:
     with pytest.raises(LedgerInUse, match="it takes one writer"):
         await second.has_keys.remote()
     await ledger.close.remote()
-    assert await second.account_of.remote(key) == "acme"
+    assert (await second.key_of.remote(key)).account == "acme"
 
 
 @pytest.mark.parametrize("trouble", [LedgerUnavailable("the database is away"), LedgerInUse("it takes one writer")])
@@ -207,7 +207,7 @@ async def test_a_database_that_comes_back_is_opened_even_if_nobody_calls(
 
     url = f"sqlite:///{tmp_path}/ledger.sqlite3"
     actor = LedgerActor.__new__(LedgerActor)
-    await actor.__init__(LedgerSettings(url=url, connect_signers=connect))  # type: ignore[misc]
+    await actor.__init__(LedgerSettings(url=url, connect_signers=connect, open_again_s=0.1))  # type: ignore[misc]
     await asyncio.wait_for(is_open.wait(), 60)
     assert not await actor.has_keys()
     assert [each.message for each in caplog.records] == ["the ledger did not open; it is tried again"], "said once"

@@ -33,7 +33,7 @@ _SECOND = "pair@rhein/eu-de"
 
 def _settings(folder: Path) -> dict[str, Any]:
     settings = yaml.safe_load(importlib.resources.files("clusters").joinpath("local.yaml").read_text())
-    (site,), (model,), (pool,) = settings["sites"], settings["models"], settings["pools"]
+    (site,), (model, _), (pool, _) = settings["sites"], settings["models"], settings["pools"]
     settings["sites"] = [
         {**site, "operator": operator, "region": region, "country": country, "grid_zone": country}
         for region, (operator, country) in _SITES.items()

@@ -73,7 +73,7 @@ class Book:
         return self.signed.get(seq)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def local_ray() -> Iterator[str]:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield ray.get_runtime_context().get_node_id()
@@ -81,11 +81,13 @@ def local_ray() -> Iterator[str]:
 
 
 class House:
-    """Folders that outlive the actors."""
+    """Folders that outlive the actors, whose names begin with ``name``."""
 
     def __init__(self, folder: Path, node_id: str) -> None:
         self.folder = folder
+        self.name = f"signer-of-{folder.name}"
         self.node_id = node_id
+        self.started: list[dict[int, RaySigner]] = []
         self.book = Book()
         self.secret = folder / "share-secret"
         create_development_secret(self.secret, os.urandom)
@@ -93,7 +95,7 @@ class House:
     def start_actors(
         self,
         secret: Path | None = None,
-        name_prefix: str = "signer",
+        life: str = "",
         signer_types: Mapping[int, Callable[..., Signer]] | None = None,
     ) -> dict[int, RaySigner]:
         settings = [
@@ -106,7 +108,8 @@ class House:
             )
             for each in range(1, 6)
         ]
-        return start_signers(settings, [self.node_id], name_prefix=name_prefix)
+        self.started.append(start_signers(settings, [self.node_id], name_prefix=self.name + life))
+        return self.started[-1]
 
     async def start_group(self, ports: dict[int, RaySigner]) -> SignerGroup:
         return await SignerGroup.start(
@@ -121,6 +124,14 @@ class House:
             self.book.signed[json.loads(message)["chain"]["seq"]] = SignedMessage(message=message, signature=signature)
 
 
+@pytest.fixture
+def house(local_ray: str, tmp_path: Path) -> Iterator[House]:
+    made = House(tmp_path, local_ray)
+    yield made
+    for actors in made.started:
+        stop_signers(actors)
+
+
 async def status_once_back(actor: RaySigner) -> SignerStatus:
     """Calls fail while Ray brings the process up again."""
     deadline = time.monotonic() + 30
@@ -132,8 +143,7 @@ async def status_once_back(actor: RaySigner) -> SignerStatus:
     return await actor.status()
 
 
-async def test_the_life_of_a_signing_group(local_ray: str, tmp_path: Path) -> None:
-    house = House(tmp_path, local_ray)
+async def test_the_life_of_a_signing_group(house: House) -> None:
     actors = house.start_actors()
     group = await house.start_group(actors)
     messages = chain(58, group.key_id)
@@ -156,16 +166,16 @@ async def test_the_life_of_a_signing_group(local_ray: str, tmp_path: Path) -> No
         await group.sign(messages[54:56])
     stop_signers(actors)
 
-    successors = house.start_actors(name_prefix="again")
+    successors = house.start_actors(life=" again")
     again = await house.start_group(successors)
     assert again.public_key == group.public_key
     await house.sign(again, messages[54:58])
     stop_signers(successors)
 
-    wrong = tmp_path / "wrong-secret"
+    wrong = house.folder / "wrong-secret"
     wrong.write_text(bytes(32).hex())
     with pytest.raises(ShareUnusable, match="another share secret"):
-        await house.start_group(house.start_actors(secret=wrong, name_prefix="wrong"))
+        await house.start_group(house.start_actors(secret=wrong, life=" wrong"))
 
 
 def test_a_signer_that_cannot_be_opened_is_tried_again_at_the_next_call(tmp_path: Path) -> None:
@@ -220,8 +230,7 @@ async def test_whatever_a_signer_raises_is_that_signers_trouble() -> None:
         await refusing.status()
 
 
-async def test_a_restarted_actor_comes_back_with_its_share(local_ray: str, tmp_path: Path) -> None:
-    house = House(tmp_path, local_ray)
+async def test_a_restarted_actor_comes_back_with_its_share(house: House) -> None:
     actors = house.start_actors()
     group = await house.start_group(actors)
     before = await actors[2].status()
@@ -231,8 +240,7 @@ async def test_a_restarted_actor_comes_back_with_its_share(local_ray: str, tmp_p
     assert after.record == group.record
 
 
-async def test_a_group_found_by_name_signs_though_two_are_gone_for_good(local_ray: str, tmp_path: Path) -> None:
-    house = House(tmp_path, local_ray)
+async def test_a_group_found_by_name_signs_though_two_are_gone_for_good(house: House) -> None:
     actors = house.start_actors()
     group = await house.start_group(actors)
     messages = chain(2, group.key_id)
@@ -240,7 +248,7 @@ async def test_a_group_found_by_name_signs_though_two_are_gone_for_good(local_ra
     namespace = ray.get_runtime_context().namespace
     for each in (1, 4):
         ray.kill(actors[each].handle, no_restart=True)
-    found = signers_of(list(actors), namespace=namespace)
+    found = signers_of(list(actors), namespace=namespace, name_prefix=house.name)
     with pytest.raises(SignerUnavailable):
         await found[1].status()
     await house.sign(await house.start_group(found), messages)
@@ -261,9 +269,8 @@ def lying_signer() -> type[Signer]:
 
 
 async def test_a_signer_that_returns_wrong_shares_is_named_and_excluded_until_it_is_readmitted(
-    local_ray: str, tmp_path: Path, caplog
+    house: House, caplog
 ) -> None:
-    house = House(tmp_path, local_ray)
     actors = house.start_actors(signer_types={1: lying_signer(), 3: lying_signer()})
     group = await house.start_group(actors)
     messages = chain(30, group.key_id)
@@ -278,7 +285,7 @@ async def test_a_signer_that_returns_wrong_shares_is_named_and_excluded_until_it
     stop_signers(actors)
 
     # Repaired, and the coordinator restarted: a person has to say so.
-    repaired = house.start_actors(name_prefix="repaired")
+    repaired = house.start_actors(life=" repaired")
     again = await house.start_group(repaired)
     await house.sign(again, messages[10:20])
     assert sorted(again.excluded) == [1, 3]
@@ -322,9 +329,8 @@ def greedy_statement(message: bytes, joules: float) -> SignedStatement:
     )
 
 
-async def test_each_signer_refuses_a_wrong_receipt_whoever_asks(local_ray: str, tmp_path: Path) -> None:
+async def test_each_signer_refuses_a_wrong_receipt_whoever_asks(house: House) -> None:
     """Asked without the coordinator, as whoever can reach the actors may."""
-    house = House(tmp_path, local_ray)
     actors = house.start_actors()
     group = await house.start_group(actors)
     (first, first_said), (second, second_said) = chain(2, group.key_id)

@@ -403,3 +403,5 @@ def test_calibration_needs_a_running_mesh_and_a_model_of_it(tmp_path):
         run_calibration(_settings(tmp_path), console=_console())
     with pytest.raises(MeshError, match="say which model"):
         run_calibration(_settings(tmp_path), console=_console(), model="unheard of")
+    with pytest.raises(MeshError, match="say which model"):
+        run_calibration(_settings(tmp_path), console=_console(), model="all-minilm-l6-v2")  # it answers nothing

@@ -23,7 +23,9 @@ from placement.pins import Pins
 
 
 def builtin() -> dict[str, Any]:
-    return yaml.safe_load(importlib.resources.files("clusters").joinpath("local.yaml").read_text())
+    """With its first model and pool only."""
+    document = yaml.safe_load(importlib.resources.files("clusters").joinpath("local.yaml").read_text())
+    return {**document, "models": document["models"][:1], "pools": document["pools"][:1]}
 
 
 def load(tmp_path: Path, document: dict[str, Any]) -> Settings:

@@ -60,6 +60,13 @@ def test_an_unknown_field_is_refused_with_its_place(tmp_path):
         (lambda d: d["pools"].append(dict(d["pools"][0])), "defined twice"),
         (lambda d: d["models"][0].update(weights={}), "exactly one of"),
         (lambda d: d["models"][0]["weights"].update(revision="x"), "revision goes with hub"),
+        (
+            lambda d: d["models"][0]["weights"].update(folder="model"),
+            "package goes together with either file or folder",
+        ),
+        (lambda d: d["models"][1].update(weights={"folder": "x", "path": "/y"}), "package goes together"),
+        (lambda d: d["models"][1].update(weights={"package": "x"}), "package goes together"),
+        (lambda d: d["models"][1].update(task="sing"), r"models\.1\.task"),
         (lambda d: d["mesh"].update(port=0), r"mesh\.port"),
         (lambda d: d["sites"][0].update(dc_pue=0.9), "dc_pue"),
         (lambda d: d["sites"][0].update(dc_pue=float("inf")), "finite"),

@@ -72,9 +72,24 @@ class Holding(RuleBasedStateMachine):
         self.book.renew(account, request, amount, lease_ns=_LEASE_NS)
         if (account, request) not in self.ended:
             mine.slack += max(0, amount - known)
-            self.live(account, request, amount)
+            self.live(account, request, max(amount, known))
         else:
             self.ended[account, request] = self.clock.now_ns + _REMEMBERED_NS
+
+    @rule(account=_ACCOUNTS, request=_REQUESTS, amount=_AMOUNTS)
+    def extend(self, account: str, request: str, amount: int) -> None:
+        """By no more than the balance leaves beside the others, and never by less than nothing."""
+        mine = self.accounts[account]
+        known = mine.live.get(request, (0, 0))[0]
+        others = sum(each for other, (each, _) in mine.live.items() if other != request)
+        balance = _BALANCE - mine.charged
+        held = self.book.extend(account, request, amount, balance_usd_picos=balance, lease_ns=_LEASE_NS)
+        if (account, request) in self.ended:
+            assert held == 0
+            self.ended[account, request] = self.clock.now_ns + _REMEMBERED_NS
+        else:
+            assert held == max(known, min(amount, balance - others))
+            self.live(account, request, held)
 
     @rule(account=_ACCOUNTS, request=_REQUESTS, share=st.integers(0, 100))
     def settle(self, account: str, request: str, share: int) -> None:
@@ -146,6 +161,10 @@ def place(book: HoldBook, request: str, amount: int, account: str = "acme", bala
     return book.place(account, request, amount, balance_usd_picos=balance, lease_ns=_LEASE_NS).outcome
 
 
+def extend(book: HoldBook, request: str, amount: int, balance: int = _BALANCE) -> int:
+    return book.extend("acme", request, amount, balance_usd_picos=balance, lease_ns=_LEASE_NS)
+
+
 def test_the_last_pico_can_be_held_and_not_one_more(clock: Clock) -> None:
     book = HoldBook(monotonic_ns=clock)
     assert place(book, "a", 60) == "placed"
@@ -199,6 +218,54 @@ def test_a_renewed_hold_comes_back_after_a_restart_even_past_the_balance(clock: 
     book.renew("acme", "under way", 80, lease_ns=_LEASE_NS)
     assert book.held_usd_picos("acme") == 150
     assert place(book, "newer", 1) == "insufficient"
+
+
+def test_a_renewal_never_lowers_what_a_hold_was_extended_to(clock: Clock) -> None:
+    book = HoldBook(monotonic_ns=clock)
+    place(book, "a", 10)
+    assert extend(book, "a", 40) == 40
+    book.renew("acme", "a", 10, lease_ns=_LEASE_NS)
+    assert book.held_usd_picos("acme") == 40
+
+
+def test_an_extension_takes_what_the_balance_leaves_and_no_more(clock: Clock) -> None:
+    book = HoldBook(monotonic_ns=clock)
+    place(book, "a", 10)
+    place(book, "b", 30)
+    assert extend(book, "a", 80) == 70
+    assert extend(book, "b", 31) == 30, "nothing is left"
+    assert extend(book, "b", 40, balance=50) == 30, "the balance fell by a charge: what is held stays"
+    book.end("acme", "a")
+    assert extend(book, "b", 60) == 60
+
+
+def test_an_extended_hold_lives_a_lease_longer(clock: Clock) -> None:
+    book = HoldBook(monotonic_ns=clock)
+    place(book, "a", 10)
+    clock.now_ns += _LEASE_NS - 1
+    extend(book, "a", 20)
+    clock.now_ns += _LEASE_NS - 1
+    assert book.held_usd_picos("acme") == 20
+    clock.now_ns += 1
+    assert book.report().count == 0
+
+
+def test_what_has_ended_or_finds_no_room_is_not_extended(clock: Clock) -> None:
+    book = HoldBook(monotonic_ns=clock, most_holds=1, remembered_ns=_REMEMBERED_NS)
+    place(book, "a", 10)
+    assert extend(book, "b", 20) == 0
+    for _ in range(5):  # its replica hasn't heard of the end for longer than it is remembered
+        book.end("acme", "a")
+        clock.now_ns += _REMEMBERED_NS - 1
+        assert extend(book, "a", 20) == 0
+    assert book.report().count == 0
+
+
+def test_an_extension_comes_back_after_a_restart_as_far_as_the_balance_goes(clock: Clock) -> None:
+    book = HoldBook(monotonic_ns=clock)
+    place(book, "new", 70)
+    assert extend(book, "under way", 80) == 30
+    assert extend(book, "another", 80, balance=60) == 0, "not below nothing"
 
 
 def test_a_renewal_that_comes_late_does_not_bring_back_what_has_ended(clock: Clock) -> None:

@@ -16,11 +16,12 @@ from sqlalchemy import text
 
 from metering.settlement import EnergyErrors, no_figures
 from metering.statements import SignedStatement
+from receipts.api_keys import API_KEY_PREFIX
 from receipts.canonical import MAX_BYTES, parse_strict
 from receipts.document import document_from, receipt_from_signed_bytes
 from receipts.draft import Attempt
 from receipts.errors import LedgerError, LedgerUnavailable, LedgerUnusable, SettlementRefused
-from receipts.ledger import API_KEY_PREFIX, OPENING_CREDIT_USD_PICOS, Ledger
+from receipts.ledger import OPENING_CREDIT_USD_PICOS, Ledger
 from receipts.ledger_schema import accounts, api_keys, entries, failed_attempts, receipts, reversals
 from receipts.placement_section import Pins
 from receipts.stored_receipt import StoredReceipt
@@ -43,17 +44,17 @@ def ledger(ledger_url: str) -> Iterator[Ledger]:
 
 class TestKeys:
     def test_a_key_opens_its_account(self, ledger: Ledger) -> None:
-        key = ledger.create_key("acme", "second")
+        key = ledger.create_key("acme", "second").secret
         assert key.startswith(API_KEY_PREFIX)
         assert len(key) == len(API_KEY_PREFIX) + 43
-        assert ledger.account_of(key) == "acme"
+        assert ledger.key_of(key).account == "acme"
 
     @pytest.mark.parametrize("key", ["", "jc_LIVE_", "jc_LIVE_" + "A" * 43, "\ud800", "x" * 100_000])
     def test_another_text_opens_none(self, ledger: Ledger, key: str) -> None:
-        assert ledger.account_of(key) is None
+        assert ledger.key_of(key) is None
 
     def test_only_the_hash_is_kept(self, ledger: Ledger) -> None:
-        key = ledger.create_key("acme", "secret one")
+        key = ledger.create_key("acme", "secret one").secret
         (kept,) = (row for row in rows(ledger, api_keys) if "secret one" in row)
         assert key[len(API_KEY_PREFIX) :] not in str(kept)
         assert hashlib.sha256(key.encode()).digest() in kept

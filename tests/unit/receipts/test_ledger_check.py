@@ -135,6 +135,7 @@ def test_a_sound_ledger_has_no_finding(url: str, group) -> None:
         unstated_failures=0,
         transactions=2 + 10 + 1 + 2,  # opening credits, receipts that cost something, a failure, reversals
         reversals=2,
+        payments=0,
         meters=2,
         statements=12,
         tallies=tuple(MeterTally(meter=each, statements=6, missing=0) for each in sorted(METERS)),
@@ -194,6 +195,29 @@ TAMPERS: dict[str, tuple[str, str]] = {
     "the model": (of(3, "model = 'x'"), "its column model has 'x'"),
     "the region": (of(3, "region = 'x'"), "its column region has 'x'"),
     "the tag": (of(3, "customer_tag = 'x'"), "its column customer_tag has 'x', its bytes have None"),
+    "the key": (of(3, "api_key_id = 'key_x'"), "its column api_key_id has 'key_x', its bytes have None"),
+    "the workload": (of(3, "workload_name = 'x'"), "its column workload_name has 'x', its bytes have None"),
+    "the tokens in": (of(3, "input_tokens = 1"), "its column input_tokens has 1, its bytes have 34"),
+    "the tokens out": (of(3, "output_tokens = NULL"), "its column output_tokens has None, its bytes have 128"),
+    "the energy": (of(3, "energy_microjoules = 1"), "its column energy_microjoules has 1, its bytes have 310000"),
+    "the carbon": (of(3, "carbon_picograms = 1"), "its column carbon_picograms has 1, its bytes have"),
+    "the charge": (of(3, "usd_picos = 1"), "its column usd_picos has 1, its bytes have 43056"),
+    "a key's id": (
+        "UPDATE api_keys SET key_id = 'key_x' WHERE account = 'acme'",
+        "its id is 'key_x', its hash makes it",
+    ),
+    "a key's hash": ("UPDATE api_keys SET sha256 = :hash WHERE account = 'acme'", "its hash makes it key_"),
+    "a key's scopes": ("UPDATE api_keys SET scopes = 'root'", "its scopes are 'root'"),
+    "a budget": ("INSERT INTO budgets VALUES (1, 'acme', 'key', 'x', 'day', -1, 7)", "it is of -1 microjoules"),
+    "a recharge": ("INSERT INTO recharges VALUES (1, 'acme', 5, NULL, NULL, NULL, 7)", "a part of it is missing"),
+    "a payment": (
+        "INSERT INTO payments VALUES ('topup_x', 'acme', 'top-up', 5, 'stripe', 'x', NULL, NULL, 7)",
+        "payment topup_x: the books have nothing, and it says",
+    ),
+    "a gift that is called a payment": (
+        f"INSERT INTO entries VALUES {GIFT}".replace("gift", "topup_x"),
+        f"transaction topup_x: {NOTHING}",
+    ),
     "the statement's text": (of(3, "statement = '{}'"), "its meter's statement is not one"),
     "another's statement": (
         of(3, f"statement = (SELECT statement FROM receipts r WHERE r.receipt_id = '{ids(4)}')"),

@@ -6,13 +6,15 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from metering.settlement import Settlement
 from receipts.errors import LedgerUnavailable, SettlementRefused
-from receipts.holds import HoldAnswer, HoldBook, HoldsReport
+from receipts.holds import HoldAnswer, HoldBook, HoldsReport, HoldWanted
 from receipts.ledger import OPENING_CREDIT_USD_PICOS, Ledger
 from receipts.ledger_holds import LedgerHolds
 from receipts.ledger_writer import LedgerWriter
@@ -55,8 +57,18 @@ class Desk:
     def __init__(self, writer: LedgerWriter, disk: HeldDisk, holds: LedgerHolds) -> None:
         self.writer, self.disk, self.holds = writer, disk, holds
 
-    async def place(self, number: int, usd_picos: int, account: str = "acme") -> HoldAnswer:
-        return await self.holds.place(account, f"{number:032x}", usd_picos, _LEASE_S)
+    async def place(self, number: int, usd_picos: int, account: str = "acme", **changes: Any) -> HoldAnswer:
+        wanted = HoldWanted(
+            account=account,
+            request_id=f"{number:032x}",
+            usd_picos=usd_picos,
+            lease_s=_LEASE_S,
+            key_sha256=None,
+            api_key_id=None,
+            workload=None,
+            idempotency_sha256=None,
+        )
+        return await self.holds.place(replace(wanted, **changes))
 
 
 @asynccontextmanager
@@ -189,6 +201,29 @@ async def test_a_redelivered_settlement_ends_a_hold_that_came_back_after_a_resta
         assert desk.holds.report().count == 2
         await desk.writer.settle(make_settlement(1))
         assert desk.holds.report().count == 1
+
+
+async def test_holds_are_extended_by_what_the_balance_leaves_and_by_the_charges_of_others(
+    tmp_path: Path, make_settlement
+) -> None:
+    async with opened(tmp_path / "l.db") as desk:
+        for number in (1, 2):
+            await desk.place(number, 10**9)
+        wanted = [("acme", f"{number:032x}", OPENING_CREDIT_USD_PICOS) for number in (2, 1)]
+        assert await desk.holds.extend(wanted, _LEASE_S) == [OPENING_CREDIT_USD_PICOS - 10**9, 10**9]
+        await desk.writer.settle(make_settlement(2))
+        balance = await desk.writer.call(lambda ledger: ledger.balance_usd_picos("acme"))
+        assert balance < OPENING_CREDIT_USD_PICOS
+        assert await desk.holds.extend(wanted, _LEASE_S) == [0, balance], "the other has ended"
+        assert desk.holds.report() == HoldsReport(count=1, held_usd_picos=balance)
+
+
+async def test_what_has_begun_is_extended_while_nothing_new_is_let_in(tmp_path: Path, make_settlement) -> None:
+    async with opened(tmp_path / "l.db", most_unsigned=1) as desk:
+        await desk.place(1, 10**9)
+        await desk.writer.settle(make_settlement(2))
+        assert (await desk.place(3, 1)).outcome == "busy"
+        assert await desk.holds.extend([("acme", f"{1:032x}", 2 * 10**9)], _LEASE_S) == [2 * 10**9]
 
 
 async def test_while_nothing_is_stored_nothing_new_is_placed(tmp_path: Path, make_settlement) -> None:

@@ -19,11 +19,15 @@ from postgres import PostgresServer
 from sqlalchemy import Connection, create_engine, inspect, make_url, text
 
 from metering.statements import MeterKey, StatementChain
+from receipts.api_keys import SCOPES, key_hash, key_id_of_hash
 from receipts.document import signed_bytes
 from receipts.draft import RequestContext, draft_receipt
 from receipts.errors import LedgerUnavailable, LedgerUnusable
 from receipts.ledger import OPENING_CREDIT_USD_PICOS, Ledger
+from receipts.ledger_check import check_ledger
+from receipts.ledger_database import ReadingDatabase
 from receipts.ledger_migrations import upgrade
+from receipts.ledger_reader import LedgerReader
 from receipts.ledger_schema import FIRST_REVISION, NEWEST_REVISION, metadata
 
 FIRST_LEDGER = Path(__file__).parent / "data" / "ledger-v1.sql"
@@ -301,7 +305,7 @@ def test_on_postgresql_too_every_way_leads_to_the_same_schema(postgres_server: P
     second_ledger(made, 1, make_settlement)
     opened_at(made).close()
     assert postgres_shape(made) == postgres_shape(fresh)
-    assert len(postgres_shape(fresh)["triggers"]) == 6 + 6 + 6
+    assert len(postgres_shape(fresh)["triggers"]) == 9 + 9 + 9
     engine = create_engine(made.replace("postgresql:", "postgresql+psycopg:"))
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
@@ -320,3 +324,49 @@ print([name for name in sys.modules if name.startswith("alembic")])
 """
     done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "[]\n"
+
+
+def test_a_third_ledgers_keys_have_all_scopes_and_its_receipts_are_summed_up(ledger_url: str, make_settlement) -> None:
+    """Made as revision 0003 left it, with a key that is live and one that is revoked."""
+    second_ledger(ledger_url, 3, make_settlement)
+    engine = create_engine(ledger_url.replace("postgresql:", "postgresql+psycopg:"))
+    with engine.begin() as connection:
+        upgrade(connection, "0002", to="0003")
+        for name, revoked in (("live", None), ("gone", 5)):
+            connection.execute(
+                text("INSERT INTO api_keys VALUES (:sha256, 'acme', :name, 3, :revoked)"),
+                {"sha256": key_hash(name), "name": name, "revoked": revoked},
+            )
+    engine.dispose()
+    ledger = opened_at(ledger_url)
+    key = ledger.key_of("live")
+    assert key is not None
+    assert (key.account, key.scopes, key.created_unix_ns, key.expires_unix_ns) == ("acme", SCOPES, 3, None)
+    assert key.key_id == key_id_of_hash(key_hash("live"))
+    assert ledger.key_of("gone") is None
+    assert {each.name: each.revoked_unix_ns for each in ledger.list_keys("acme")} == {"live": None, "gone": 5}
+    assert ledger.revoke_key("acme", key.key_id)
+    ledger.settle([make_settlement(4, api_key_id=key.key_id)])
+    ledger.close()
+    reader = LedgerReader.open(ledger_url)
+    usage = reader.usage("acme", 0, 2**62, "key")
+    reader.close()
+    assert [row.group for row in usage.rows] == [None, key.key_id]
+    old, new = usage.rows
+    names = ("input_tokens", "output_tokens", "microjoules", "carbon_picograms", "usd_picos")
+    for name in names:
+        assert getattr(old, name) == 3 * getattr(new, name) > 0
+    database = ReadingDatabase.open(ledger_url)
+    findings = check_ledger(database, None).findings
+    database.close()
+    assert not [each for each in findings if "column" in each or "api_keys" in each], findings
+
+
+def test_a_ledger_from_before_placement_keeps_its_bytes_through_every_revision(first_ledger: Path) -> None:
+    with sqlite3.connect(first_ledger) as old:
+        before = old.execute("SELECT signed_bytes, signature FROM receipts ORDER BY seq").fetchall()
+    old.close()
+    ledger = opened(first_ledger)
+    found = [ledger.receipt_at("acme", seq) for seq in (1, 2)]
+    ledger.close()
+    assert [(each.signed_bytes, each.signature) for each in found] == before

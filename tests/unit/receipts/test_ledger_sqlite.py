@@ -147,7 +147,11 @@ def test_a_file_that_is_no_database_is_left_alone(path: Path, content: bytes, sa
         # Each in the way of a row by another of its unique columns; what is not named here is that row's own.
         "INSERT OR REPLACE INTO accounts SELECT account, 1 FROM accounts",
         "INSERT OR REPLACE INTO accounts (rowid, account, created_unix_ns) SELECT rowid, 'mine', 1 FROM accounts",
-        "INSERT OR REPLACE INTO api_keys SELECT sha256, account, 'mine', 1, NULL FROM api_keys",
+        (
+            "INSERT OR REPLACE INTO api_keys SELECT sha256, account, 'mine', 1, NULL, 'key_1', scopes, NULL "
+            "FROM api_keys"
+        ),
+        "INSERT OR REPLACE INTO api_keys SELECT x'00', account, 'mine', 1, NULL, key_id, scopes, NULL FROM api_keys",
         (
             "INSERT OR REPLACE INTO api_keys (rowid, sha256, account, name, created_unix_ns) "
             "SELECT rowid, x'00', account, 'mine', 1 FROM api_keys"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receipts.errors import InvalidMoment
-from receipts.moments import parse_moment, rfc3339
+from receipts.moments import parse_moment, parse_moment_to_come, rfc3339
 
 NOW_NS = 1_782_219_834_000_123_456
 DAY_NS = 86_400 * 10**9
@@ -92,3 +92,16 @@ def test_it_agrees_with_the_standard_library(since_1970: timedelta, offset_minut
     sign = "-" if offset_minutes < 0 else "+"
     text = f"{shifted:%Y-%m-%dT%H:%M:%S.%f}{sign}{abs(offset_minutes) // 60:02d}:{abs(offset_minutes) % 60:02d}"
     assert parse_moment(text, 0) == since_1970 // timedelta(microseconds=1) * 1000
+
+
+@pytest.mark.parametrize(("text", "ahead_ns"), [("0s", 0), ("12h", DAY_NS // 2), ("90d", 90 * DAY_NS)])
+def test_a_length_counts_on_to_a_moment_to_come(text: str, ahead_ns: int) -> None:
+    assert parse_moment_to_come(text, NOW_NS) == NOW_NS + ahead_ns
+
+
+def test_a_moment_to_come_may_be_written_out_and_is_before_2262() -> None:
+    written = "2033-05-18T03:33:20Z"
+    assert parse_moment_to_come(written, NOW_NS) == parse_moment(written, NOW_NS)
+    assert parse_moment_to_come("999999999w", NOW_NS) == 2**63 - 1
+    with pytest.raises(InvalidMoment, match="how long from now"):
+        parse_moment_to_come("soon", NOW_NS)

@@ -110,7 +110,7 @@ def test_it_brings_none_up_to_date(ledger_url: str, ledger: Ledger) -> None:
     with direct(ledger_url) as older:
         older.execute(text("UPDATE alembic_version SET version_num = '0002'"))
     with pytest.raises(
-        LedgerUnusable, match=r"schema revision '0002', and this program reads '0003'.* brought up to date"
+        LedgerUnusable, match=r"schema revision '0002', and this program reads '0004'.* brought up to date"
     ):
         ReadingDatabase.open(ledger_url)
 

@@ -1,7 +1,10 @@
 import json
 
+import pytest
+
 from serve.answer import energy_headers, unary_body, with_energy
 from serve.messages import Payload, Settled
+from serve.shapes import Shape
 
 _ENERGY = {
     "total_joules": 0.000012,
@@ -35,11 +38,44 @@ async def _stream(*events: bytes):
 
 
 async def _answer(*events: bytes, include_usage: bool) -> list[bytes]:
-    return [event async for event in with_energy(_stream(*events), include_usage=include_usage)]
+    return [event async for event in with_energy(_stream(*events), Shape.CHAT, include_usage=include_usage)]
 
 
 def _parsed(event: bytes):
     return json.loads(event.removeprefix(b"data: "))
+
+
+async def _message(*events: bytes) -> list[bytes]:
+    return [event async for event in with_energy(_stream(*events), Shape.MESSAGES, include_usage=True)]
+
+
+async def test_a_message_carries_the_energy_with_its_stop_reason_and_ends_with_its_own_last_event():
+    start = (
+        b'event: content_block_delta\ndata: {"type":"content_block_delta","delta":{"text":"event: message_delta"}}\n\n'
+    )
+    delta = b'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{}}\n\n'
+    stop = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+    first, second, third = await _message(start, delta, stop, _DONE)
+    assert (first, third) == (start, stop)
+    head, _, data = second.partition(b"data: ")
+    assert head == b"event: message_delta\n"
+    told = json.loads(data)
+    assert told.pop("energy")["receipt_id"] == _RECEIPT["receipt_id"]
+    assert told == json.loads(delta.partition(b"data: ")[2])
+
+
+async def test_a_completion_with_usage_carries_the_energy_there_wherever_the_usage_stands():
+    text = b'data: {"id":"x","choices":[{"index":0,"text":"hi","finish_reason":"stop"}]}\n\n'
+    usage = b'data: {"id":"x","choices":[],"system_fingerprint":"f","usage":{"total_tokens":3}}\n\n'
+    events = with_energy(_stream(text, usage, _DONE), Shape.COMPLETION, include_usage=True)
+    assert [("energy" in _parsed(event)) if event != _DONE else None async for event in events] == [False, True, None]
+
+
+@pytest.mark.parametrize("body", [b'{"a":{"b":1.50}}', b'{"a":[{}]}\n', b"{}"])
+def test_a_body_keeps_its_bytes_before_the_energy(body):
+    told = unary_body(body, _RECEIPT)
+    assert told.startswith(body.rstrip()[:-1])
+    assert json.loads(told).pop("energy")["joules"] == 0.000012
 
 
 def test_headers_are_plain_decimals():

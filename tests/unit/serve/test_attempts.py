@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -18,17 +18,18 @@ from placement.pins import Pins
 from placement.plan import Candidate, ExchangeRates, Plan
 from placement.tiers import Tier
 from receipts.draft import RequestContext
-from receipts.holds import HoldAnswer
+from receipts.holds import Admission, HoldAnswer, HoldWanted
 from serve.answer import with_energy
 from serve.attempts import Attempts, Begun, Job, Tried, next_pool
+from serve.chat_request import parse_chat
 from serve.deadlines import Deadlines, LimitAfter
 from serve.errors import AttemptFailed, RequestRefused, SeamBroken
-from serve.holds import Holds
-from serve.messages import DONE, EngineTask, Payload, Refused, ReplicaItem, Settled, Started, Working
-from serve.model_request import parse_chat
+from serve.holds import LEASE_S, Holds
+from serve.messages import DONE, Allowance, EngineTask, Payload, Refused, ReplicaItem, Settled, Started, Working
 from serve.pool_health import PoolHealth
 from serve.pools import Pool
 from serve.request_context import AskedRequest, Placed
+from serve.shapes import Shape
 
 _REQUEST = "0" * 32
 _ENERGY = {
@@ -89,6 +90,11 @@ _DIED = AttemptFailed("replica died", "killed", energy_microjoules=7)
 _FULL = AttemptFailed("queue full", "full", is_full=True, energy_microjoules=0)
 
 
+def admitted(account: str) -> Admission:
+    """By a key of the account's."""
+    return Admission(account=account, api_key_id=f"key_{'0' * 16}", key_sha256=bytes(32))
+
+
 @dataclass
 class Call:
     pool: str
@@ -96,6 +102,7 @@ class Call:
     body: Mapping[str, Any]
     delivered: tuple[int, ...]
     first_limit_s: float
+    allowance: Allowance | None
 
 
 Script = Callable[[Call, int], Sequence[ReplicaItem | Exception]]
@@ -132,7 +139,8 @@ class FakeDispatch:
         limit_after: LimitAfter,
     ) -> AsyncGenerator[ReplicaItem, None]:
         assert self.open == 0, "two attempts at once"
-        call = Call(pool, RequestContext.from_json(task.context), task.body, task.delivered, limit_after(None))
+        context, first_limit_s = RequestContext.from_json(task.context), limit_after(None)
+        call = Call(pool, context, task.body, task.delivered, first_limit_s, task.allowance)
         self.calls.append(call)
         self.open += 1
         try:
@@ -183,7 +191,7 @@ class FakeLoad:
 
 
 class FakeLedger:
-    async def place(self, account: str, request_id: str, usd_picos: int, lease_s: float) -> HoldAnswer:
+    async def place(self, wanted: HoldWanted) -> HoldAnswer:
         return HoldAnswer(outcome="placed", book_began_ns=1, balance_usd_picos=None, held_usd_picos=None, reason=None)
 
     async def renew(self, holds: object, lease_s: float) -> None:
@@ -206,6 +214,8 @@ class Bench:
     most_kept_bytes: int = 10**6
     body: Mapping[str, Any] = field(default_factory=dict)
     load: FakeLoad = field(default_factory=FakeLoad)
+    shape: Shape = Shape.CHAT
+    usd_per_kwh: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.dispatch = FakeDispatch(*self.scripts)
@@ -229,20 +239,21 @@ class Bench:
 
     async def items(self, *, stream: bool) -> AsyncGenerator[Begun | Payload | Settled, None]:
         body = {"model": "auto", "messages": [{"role": "user", "content": "count"}], "stream": stream, **self.body}
-        request = parse_chat(body, len(json.dumps(body)))
-        pools = [make_pool(key, simulated=True) for key in self.pools]
+        request = replace(parse_chat(body, len(json.dumps(body))), shape=self.shape)
+        pools = [make_pool(key, simulated=True, usd_per_kwh=self.usd_per_kwh.get(key, 0.5)) for key in self.pools]
         plan = Plan(candidates=[_candidate(pool.key) for pool in pools], rejections=[])
         rates = ExchangeRates(usd_per_kgco2=0.2, usd_per_hour_waited=0.01)
         asked = AskedRequest(
             request_id=_REQUEST,
-            account="acme",
+            admission=Admission(account="acme", api_key_id="key_" + "1" * 16, key_sha256=b"k" * 32),
+            shape=self.shape,
             customer_tag=None,
             tier=Tier.L1,
             placed=Placed.by(plan, Pins(), rates, accepted_unix_ns=5),
             price_version="1",
             carbon=YearlyMeansFeed(),
         )
-        hold = await Holds(FakeLedger()).place("acme", _REQUEST, 1)
+        hold = await Holds(FakeLedger()).place("acme", _REQUEST, 1, admitted("acme"))
         return self.attempts.items(Job(asked=asked, request=request, pools=pools, hold=hold))
 
     async def run(self, *, stream: bool) -> list[Begun | Payload | Settled]:
@@ -283,7 +294,7 @@ async def _seen(items: Sequence[Begun | Payload | Settled], *, include_usage: bo
             if not isinstance(item, Begun):
                 yield item
 
-    sent = [event async for event in with_energy(answer(), include_usage=include_usage)]
+    sent = [event async for event in with_energy(answer(), Shape.CHAT, include_usage=include_usage)]
     assert all(event.startswith(b"data: ") and event.endswith(b"\n\n") for event in sent)
     texts = [event.removeprefix(b"data: ").strip() for event in sent]
     return [text.decode() if text == b"[DONE]" else json.loads(text) for text in texts]
@@ -317,6 +328,21 @@ async def test_a_unary_answer_that_fails_before_it_is_settled_is_given_by_the_ne
     assert bench.health.is_set_aside(_A)
     assert not bench.health.is_set_aside(_OTHER)
     assert set(bench.load.in_flight.values()) == {0}
+
+
+async def test_every_attempt_may_cost_what_is_held_at_its_own_pools_price():
+    bench = Bench([fails(after=0), answers], usd_per_kwh={_A: 0.25, _OTHER: 0.75})
+    await bench.run(stream=False)
+    assert [call.allowance for call in bench.dispatch.calls] == [
+        Allowance(account="acme", usd_picos=1, usd_per_kwh=price, lease_s=LEASE_S) for price in (0.25, 0.75)
+    ]
+
+
+async def test_an_embeddings_charge_is_not_looked_at():
+    """All of its tokens are its prompt's, which its hold is of: there is nothing to end sooner."""
+    bench = Bench([answers], shape=Shape.EMBEDDING)
+    await bench.run(stream=False)
+    assert bench.dispatch.calls[0].allowance is None
 
 
 async def test_a_pool_that_failed_is_tried_again_only_after_a_pause_another_one_at_once():

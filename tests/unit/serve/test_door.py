@@ -11,13 +11,16 @@ from clusters.grid import YearlyMeansFeed
 from placement.pins import Pins
 from placement.plan import ExchangeRates
 from placement.tiers import Tier, TierSigns
+from receipts.holds import Admission
+from serve.chat_request import parse_chat
 from serve.deadlines import Deadlines
 from serve.door import Door, Price
 from serve.errors import RequestRefused
-from serve.model_request import ModelRequest, parse_chat
+from serve.model_request import ModelRequest
 from serve.planner import Planner
 from serve.pool_health import PoolHealth
 
+_ADMISSION = Admission(account="acme", api_key_id="key_" + "1" * 16, key_sha256=b"k" * 32)
 _FI, _DE = "small@nordic/eu-fi", "big@mitte/eu-de"
 
 
@@ -77,7 +80,7 @@ def _request(**body: object) -> ModelRequest:
 
 async def _refusal(door: Door, request: ModelRequest, pins: Pins) -> RequestRefused:
     with pytest.raises(RequestRefused) as refused:
-        await door.answer("0" * 32, "acme", None, request, pins)
+        await door.answer("0" * 32, _ADMISSION, None, request, pins)
     return refused.value
 
 
@@ -128,4 +131,4 @@ def test_explaining_runs_and_holds_nothing():
 
 def test_request_ids_are_128_bits():
     assert _door(Tier.L0).new_request_id() == "0" * 32
-    assert _door(Tier.L0).models == ("big", "small")
+    assert _door(Tier.L0).planner.models == ("big", "small")

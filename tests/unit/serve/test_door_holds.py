@@ -14,13 +14,14 @@ from placement.energy_rates import prior_rates
 from placement.pins import Pins
 from placement.plan import ExchangeRates
 from placement.tiers import Tier, TierSigns
-from receipts.holds import HoldAnswer
+from receipts.holds import Admission, HoldAnswer, HoldWanted
+from serve.chat_request import parse_chat
 from serve.deadlines import Deadlines, LimitAfter
 from serve.door import Answer, Door, Price
 from serve.errors import AttemptFailed, RequestRefused
 from serve.holds import Holds
 from serve.messages import DONE, EngineTask, Payload, Refused, ReplicaItem, Settled, Started
-from serve.model_request import ModelRequest, parse_chat
+from serve.model_request import ModelRequest
 from serve.planner import Planner
 from serve.pool_health import PoolHealth
 
@@ -30,6 +31,7 @@ _RECEIPT = Settled(
 )
 _EVENT = b'data: {"id":"x","choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
 _REQUEST = "0" * 32
+_ADMISSION = Admission(account="acme", api_key_id="key_" + "1" * 16, key_sha256=b"k" * 32)
 
 Attempt = Callable[[], AsyncGenerator[ReplicaItem, None]]
 
@@ -45,14 +47,14 @@ class FakeLedger:
         self.calls: list[str] = []
         self.has_run = asyncio.Event()
 
-    async def place(self, account: str, request_id: str, usd_picos: int, lease_s: float) -> HoldAnswer:
+    async def place(self, wanted: HoldWanted) -> HoldAnswer:
         self.calls.append("place")
         await asyncio.sleep(0)
         if self.fails is not None:
             raise self.fails
-        self.amounts.append(usd_picos)
+        self.amounts.append(wanted.usd_picos)
         if self.outcome == "placed":
-            self.live.add(request_id)
+            self.live.add(wanted.request_id)
         return HoldAnswer(
             outcome=self.outcome,  # type: ignore[arg-type]
             book_began_ns=1,
@@ -197,7 +199,7 @@ def chat(*, stream: bool = False) -> ModelRequest:
 
 
 async def ask(door: Door, *, stream: bool = False) -> Answer:
-    return await door.answer(_REQUEST, "acme", None, chat(stream=stream), Pins())
+    return await door.answer(_REQUEST, _ADMISSION, None, chat(stream=stream), Pins())
 
 
 def _most(usd_per_kwh: float) -> float:
@@ -246,7 +248,7 @@ async def test_what_no_pool_can_serve_places_no_hold():
     ledger = FakeLedger()
     body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "tools": [{}]}
     with pytest.raises(RequestRefused, match="lacks tools"):
-        await make_door(ledger).answer(_REQUEST, "acme", None, parse_chat(body, 10), Pins())
+        await make_door(ledger).answer(_REQUEST, _ADMISSION, None, parse_chat(body, 10), Pins())
     assert ledger.calls == []
 
 
@@ -350,9 +352,9 @@ class SeeingLedger(FakeLedger):
     door: Door
     in_flight = 0
 
-    async def place(self, account: str, request_id: str, usd_picos: int, lease_s: float) -> HoldAnswer:
+    async def place(self, wanted: HoldWanted) -> HoldAnswer:
         self.in_flight = sum(pool.in_flight for pool in self.door.planner.pools_now())
-        return await super().place(account, request_id, usd_picos, lease_s)
+        return await super().place(wanted)
 
 
 @pytest.mark.parametrize("outcome", ["placed", "insufficient"])

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from made_pool import make_pool
 
 from placement.energy_rates import TokenRates
+from serve.chat_request import parse_chat
 from serve.hold_amount import ENERGY_SAFETY_FACTOR, TEMPLATE_TOKENS, PoolCost, most_tokens, most_usd_picos, pool_cost
-from serve.model_request import ModelRequest, parse_chat
+from serve.model_request import ModelRequest
 
 _CONTEXT = 4096
 _POOL = PoolCost(context_tokens=_CONTEXT, microjoules_per_token=1e5, usd_per_kwh=0.5)

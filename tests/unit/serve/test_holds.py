@@ -7,11 +7,16 @@ from http import HTTPStatus
 
 import pytest
 
-from receipts.holds import HoldAnswer
+from receipts.holds import Admission, HoldAnswer, HoldWanted
 from serve.errors import RequestRefused
 from serve.holds import Hold, Holds
 
 _PLACED = HoldAnswer(outcome="placed", book_began_ns=1, balance_usd_picos=100, held_usd_picos=0)
+
+
+def admitted(account: str) -> Admission:
+    """By a key of the account's."""
+    return Admission(account=account, api_key_id=f"key_{'0' * 16}", key_sha256=bytes(32))
 
 
 class FakeLedger:
@@ -26,8 +31,8 @@ class FakeLedger:
         self.renewed: list[list[tuple[str, str, int]]] = []
         self.released: list[tuple[str, str]] = []
 
-    async def place(self, account: str, request_id: str, usd_picos: int, lease_s: float) -> HoldAnswer:
-        self.placed.append((account, request_id, usd_picos, lease_s))
+    async def place(self, wanted: HoldWanted) -> HoldAnswer:
+        self.placed.append((wanted.account, wanted.request_id, wanted.usd_picos, wanted.lease_s))
         await self.may_answer.wait()
         if self.raises is not None:
             raise self.raises
@@ -78,7 +83,7 @@ def holds(ledger: FakeLedger, sleeper: Sleeper) -> Holds:
 async def test_open_holds_are_renewed_together_every_third_of_a_lease(
     ledger: FakeLedger, sleeper: Sleeper, holds: Holds
 ) -> None:
-    kept = [await holds.place("acme", "a", 1), await holds.place("bolt", "b", 2)]
+    kept = [await holds.place("acme", "a", 1, admitted("acme")), await holds.place("bolt", "b", 2, admitted("bolt"))]
     assert ledger.placed == [("acme", "a", 1, 30.0), ("bolt", "b", 2, 30.0)]
     await sleeper.pass_by()
     assert ledger.renewed == [[("acme", "a", 1), ("bolt", "b", 2)]]
@@ -92,12 +97,12 @@ async def test_open_holds_are_renewed_together_every_third_of_a_lease(
 async def test_with_nothing_open_nothing_runs_and_the_next_hold_is_renewed_again(
     ledger: FakeLedger, sleeper: Sleeper, holds: Holds
 ) -> None:
-    (await holds.place("acme", "a", 1)).let_go()
+    (await holds.place("acme", "a", 1, admitted("acme"))).let_go()
     await sleeper.pass_by()
     assert ledger.renewed == []
     assert holds._renewing is not None
     assert holds._renewing.done()
-    kept = await holds.place("acme", "b", 1)
+    kept = await holds.place("acme", "b", 1, admitted("acme"))
     await sleeper.pass_by()
     assert ledger.renewed == [[("acme", "b", 1)]]
     kept.release()
@@ -106,7 +111,7 @@ async def test_with_nothing_open_nothing_runs_and_the_next_hold_is_renewed_again
 async def test_a_hold_that_was_let_go_is_neither_renewed_nor_released(
     ledger: FakeLedger, sleeper: Sleeper, holds: Holds
 ) -> None:
-    hold = await holds.place("acme", "a", 1)
+    hold = await holds.place("acme", "a", 1, admitted("acme"))
     hold.let_go()
     hold.release()
     await sleeper.pass_by()
@@ -114,7 +119,7 @@ async def test_a_hold_that_was_let_go_is_neither_renewed_nor_released(
 
 
 async def test_it_is_released_once(ledger: FakeLedger, holds: Holds) -> None:
-    hold = await holds.place("acme", "a", 1)
+    hold = await holds.place("acme", "a", 1, admitted("acme"))
     hold.release()
     hold.let_go()
     hold.release()
@@ -124,8 +129,8 @@ async def test_it_is_released_once(ledger: FakeLedger, holds: Holds) -> None:
 async def test_a_hold_that_was_dropped_without_a_word_is_not_renewed_for_ever(
     ledger: FakeLedger, sleeper: Sleeper, holds: Holds
 ) -> None:
-    kept = await holds.place("acme", "a", 1)
-    await holds.place("acme", "dropped", 1)
+    kept = await holds.place("acme", "a", 1, admitted("acme"))
+    await holds.place("acme", "dropped", 1, admitted("acme"))
     gc.collect()
     await sleeper.pass_by()
     assert ledger.renewed == [[("acme", "a", 1)]]
@@ -138,7 +143,7 @@ async def test_a_hold_that_was_dropped_without_a_word_is_not_renewed_for_ever(
 async def test_a_ledger_that_is_away_is_asked_again_soon_and_holds_are_kept(
     ledger: FakeLedger, sleeper: Sleeper, holds: Holds
 ) -> None:
-    kept = await holds.place("acme", "a", 1)
+    kept = await holds.place("acme", "a", 1, admitted("acme"))
     ledger.raises = ConnectionError("away")
     await sleeper.pass_by()
     ledger.raises = None
@@ -150,10 +155,10 @@ async def test_a_ledger_that_is_away_is_asked_again_soon_and_holds_are_kept(
 
 
 async def test_a_ledger_that_was_restarted_is_told_at_once_what_is_under_way(ledger: FakeLedger, holds: Holds) -> None:
-    kept = [await holds.place("acme", "a", 1), await holds.place("acme", "b", 2)]
+    kept = [await holds.place("acme", "a", 1, admitted("acme")), await holds.place("acme", "b", 2, admitted("acme"))]
     assert ledger.renewed == []
     ledger.answer = dataclasses.replace(_PLACED, book_began_ns=2)
-    kept += [await holds.place("acme", "c", 3), await holds.place("acme", "d", 4)]
+    kept += [await holds.place("acme", "c", 3, admitted("acme")), await holds.place("acme", "d", 4, admitted("acme"))]
     assert ledger.renewed == [[("acme", "a", 1), ("acme", "b", 2)]]
     for hold in kept:
         hold.release()
@@ -164,7 +169,7 @@ async def test_too_little_is_402_and_says_what_is_needed_left_and_held(ledger: F
         _PLACED, outcome="insufficient", balance_usd_picos=1_500_000_000_000, held_usd_picos=25
     )
     with pytest.raises(RequestRefused) as refused:
-        await holds.place("acme", "a", 2 * 10**12)
+        await holds.place("acme", "a", 2 * 10**12, admitted("acme"))
     assert refused.value.status == HTTPStatus.PAYMENT_REQUIRED
     for amount in ("up to $2;", "balance of $1.5,", "$0.000000000025 is held"):
         assert amount in refused.value.message
@@ -175,13 +180,13 @@ async def test_too_little_is_402_and_says_what_is_needed_left_and_held(ledger: F
 async def test_a_debt_is_shown_as_one(ledger: FakeLedger, holds: Holds) -> None:
     ledger.answer = dataclasses.replace(_PLACED, outcome="insufficient", balance_usd_picos=-(10**12) // 4)
     with pytest.raises(RequestRefused, match=r"balance of -\$0\.25, of which \$0 is held"):
-        await holds.place("acme", "a", 1)
+        await holds.place("acme", "a", 1, admitted("acme"))
 
 
 async def test_a_busy_ledger_is_503_with_a_time_to_come_back(ledger: FakeLedger, holds: Holds) -> None:
     ledger.answer = dataclasses.replace(_PLACED, outcome="busy", reason="7 receipts wait for their signatures")
     with pytest.raises(RequestRefused, match="7 receipts wait") as refused:
-        await holds.place("acme", "a", 1)
+        await holds.place("acme", "a", 1, admitted("acme"))
     assert refused.value.status == HTTPStatus.SERVICE_UNAVAILABLE
     assert refused.value.retry_after_s is not None
 
@@ -189,13 +194,13 @@ async def test_a_busy_ledger_is_503_with_a_time_to_come_back(ledger: FakeLedger,
 async def test_a_placing_without_an_answer_is_taken_back(ledger: FakeLedger, holds: Holds) -> None:
     ledger.raises = ConnectionError("away")
     with pytest.raises(ConnectionError):
-        await holds.place("acme", "a", 1)
+        await holds.place("acme", "a", 1, admitted("acme"))
     assert ledger.released == [("acme", "a")]
 
 
 async def test_a_client_that_goes_while_its_hold_is_placed_leaves_none(ledger: FakeLedger, holds: Holds) -> None:
     ledger.may_answer.clear()
-    placing: asyncio.Task[Hold] = asyncio.create_task(holds.place("acme", "a", 1))
+    placing: asyncio.Task[Hold] = asyncio.create_task(holds.place("acme", "a", 1, admitted("acme")))
     await asyncio.sleep(0)
     placing.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -23,6 +23,7 @@ from serve.placement_routes import PlacementRoutes
 from serve.planner import Planner
 from serve.pool_health import PoolHealth
 from serve.pools import Pool
+from serve.request_body import BodyLimits
 from serve.request_pins import RequestPins
 
 PROMPT = "Who wrote Faust? A secret."
@@ -47,7 +48,7 @@ def pool(key: str, country: str, region: str) -> Pool:
         silicon="epyc",
         capable_up_to=Tier.L3,
         context_tokens=2048,
-        features=frozenset(),
+        features=frozenset({"generate"}),
         prior_microjoules_per_token=1e5,
         usd_per_kwh=0.5,
         max_ongoing=4,
@@ -86,7 +87,7 @@ async def ask(method: str, path: str, *, body: Any = None, account: str = "acme"
 
     pins = RequestPins({"bound": Pins(residency=("us",))})
     door: Any = FakeDoor(planner=planner, pools=pools)
-    PlacementRoutes(account_of, door, pins).add_to(app)
+    PlacementRoutes(account_of, door, pins, BodyLimits()).add_to(app)
     app.add_exception_handler(RequestRefused, refused)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://mesh") as client:
         return await client.request(method, path, json=body, headers=headers)

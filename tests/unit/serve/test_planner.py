@@ -14,8 +14,8 @@ from clusters.sites import Site
 from placement.pins import Pins
 from placement.plan import PREFERENCES, ExchangeRates
 from placement.tiers import Tier
+from serve.chat_request import parse_chat
 from serve.errors import RequestRefused
-from serve.model_request import parse_chat
 from serve.planner import Planner, PoolNow
 from serve.pools import Pool
 
@@ -72,7 +72,7 @@ def pool(key: str, **rest: Any) -> Pool:
         "silicon": None,
         "capable_up_to": Tier.L3,
         "context_tokens": 2048,
-        "features": frozenset(),
+        "features": frozenset({"generate"}),
         "prior_microjoules_per_token": 1e5,
         "usd_per_kwh": 0.5,
         "max_ongoing": 4,

@@ -1,5 +1,8 @@
 """What an attempt carries to its receipt."""
 
+from dataclasses import replace
+
+import pytest
 from made_pool import make_pool
 
 from clusters.grid import GridIntensity
@@ -7,7 +10,9 @@ from placement.pins import Pins
 from placement.plan import Candidate, ExchangeRates, Plan, Rejection
 from placement.tiers import Tier
 from receipts.draft import Attempt, RequestContext
+from receipts.holds import Admission
 from serve.request_context import AskedRequest, Placed
+from serve.shapes import Shape
 
 _POOL = make_pool(
     "m@nordic/eu-fi/epyc",
@@ -51,7 +56,8 @@ def _asked() -> AskedRequest:
     rejections = [Rejection(pool=f"x@o/{index}", reason="serves x", is_for_now=False) for index in range(7)]
     return AskedRequest(
         request_id="0" * 32,
-        account="acme",
+        admission=Admission(account="acme", api_key_id="key_" + "1" * 16, key_sha256=b"k" * 32),
+        shape=Shape.CHAT,
         customer_tag="blue",
         tier=Tier.L2,
         placed=Placed.by(
@@ -118,3 +124,24 @@ def test_it_carries_the_attempts_before_and_what_they_had_sent_and_survives_the_
     assert context.placement is not None
     assert (context.placement.pool, context.placement.resumed_after_tokens) == (_POOL.key, 12)
     assert RequestContext.from_json(context.to_json()) == context
+
+
+@pytest.mark.parametrize(
+    ("shape", "begins"),
+    [(Shape.CHAT, "chatcmpl"), (Shape.COMPLETION, "cmpl"), (Shape.EMBEDDING, "embd"), (Shape.MESSAGES, "chatcmpl")],
+)
+def test_the_workload_is_called_as_its_answer_is(shape, begins):
+    assert replace(_asked(), shape=shape).context(_POOL, (), 0).workload_id == f"{begins}-" + "0" * 32
+
+
+def test_the_key_and_the_labels_travel_to_the_receipt():
+    admission = Admission(
+        account="acme",
+        api_key_id="key_" + "1" * 16,
+        key_sha256=b"k" * 32,
+        workload="etl",
+        idempotency_sha256="c" * 64,
+    )
+    context = replace(_asked(), admission=admission).context(_POOL, (), 0)
+    assert (context.api_key_id, context.workload_name) == ("key_" + "1" * 16, "etl")
+    assert context.idempotency_sha256 == "c" * 64

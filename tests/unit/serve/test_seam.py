@@ -197,6 +197,36 @@ def test_where_nothing_was_sent_all_of_it_passes_as_it_is():
     assert Seam(()).beyond(event) == (event,)
 
 
+def _text(text: str, finish: str | None = None, **more: object) -> dict[str, Any]:
+    return {"index": 0, "text": text, "logprobs": None, "finish_reason": finish, "stop_reason": None, **more}
+
+
+@given(st.data(), _TEXTS, st.lists(st.integers(0, 9), max_size=6))
+def test_a_completion_cut_anywhere_is_one_completion(data, text, tokens):
+    def attempt(created: int) -> list[bytes]:
+        texts, ids = data.draw(_pieces(text)), [[token] for token in tokens]
+        logprobs = {"tokens": ["a"], "token_logprobs": [-0.5], "top_logprobs": [None], "text_offset": [0]}
+        choices = [_text(piece) for piece in texts] + [_text("", token_ids=each, logprobs=logprobs) for each in ids]
+        if choices:
+            choices[0]["prompt_token_ids"] = [7, 8]
+        usage = _event([], created, usage={"total_tokens": 9})
+        return [*(_event([choice], created) for choice in choices), _event([_text("", "stop")], created), usage, DONE]
+
+    first, second = attempt(1), attempt(2)
+    sent = first[: data.draw(st.integers(0, len(first) - 1))]
+    seam = Seam(sent)
+    whole = [*sent, *(rest for event in second for rest in seam.beyond(event))]
+    assert _assembled(whole) == _assembled(first)
+
+
+def test_a_completion_that_says_something_else_is_broken():
+    with pytest.raises(SeamBroken):
+        Seam([_event([_text("ab")])]).beyond(_event([_text("ac")]))
+
+
+_WITH_IMAGE = {"type": "tool_result", "content": [{"type": "image", "source": {}}]}
+
+
 @pytest.mark.parametrize(
     ("request_has", "reason"),
     [
@@ -212,6 +242,15 @@ def test_where_nothing_was_sent_all_of_it_passes_as_it_is():
         ({"presence_penalty": 0.5}, "presence_penalty"),
         ({"bad_words": ["x"]}, "bad_words"),
         ({"use_beam_search": True}, "use_beam_search"),
+        ({"prompt": ["one"]}, None),
+        ({"prompt": [1, 2]}, None),
+        ({"prompt": ["one", "two"]}, "several prompts"),
+        ({"prompt": [[1], [2]]}, "several prompts"),
+        ({"prompt": "one", "echo": True}, "echo"),
+        ({"messages": [{"role": "user", "content": [{"type": "tool_result", "content": "seen"}]}]}, None),
+        ({"messages": [{"role": "user", "content": [_WITH_IMAGE]}]}, "more than text"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 2000}}, "thinking.budget_tokens"),
+        ({"thinking": {"type": "adaptive"}}, None),
     ],
 )
 def test_what_cannot_be_resumed_says_why(request_has, reason):

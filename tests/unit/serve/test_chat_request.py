@@ -6,66 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from placement.fleet import MOST_TOKENS
+from serve.chat_request import parse_chat
 from serve.errors import RequestRefused
-from serve.model_request import MAX_BODY_BYTES, parse_chat, parse_json_object, read_body
 
 _GOOD = {"model": "auto", "messages": [{"role": "user", "content": "hello"}]}
-
-
-async def _chunks(*chunks: bytes):
-    for chunk in chunks:
-        yield chunk
-
-
-async def test_a_body_of_exactly_the_limit_is_read():
-    half = b" " * (MAX_BODY_BYTES // 2)
-    assert len(await read_body(_chunks(half, half), None)) == MAX_BODY_BYTES
-
-
-@pytest.mark.parametrize("declared", [None, "5"])
-async def test_a_body_over_the_limit_is_refused_whatever_its_length_header_says(declared):
-    with pytest.raises(RequestRefused) as refused:
-        await read_body(_chunks(b" " * MAX_BODY_BYTES, b" "), declared)
-    assert refused.value.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-
-
-async def test_a_declared_length_over_the_limit_is_refused_before_a_byte_is_read():
-    async def untouchable():
-        raise AssertionError("the body was read")
-        yield b""
-
-    with pytest.raises(RequestRefused):
-        await read_body(untouchable(), str(MAX_BODY_BYTES + 1))
-
-
-@pytest.mark.parametrize(
-    ("data", "says"),
-    [
-        (b"{", "line 1 column 2"),
-        (b'{"a": NaN}', "NaN"),
-        (b'{"a": -Infinity}', "-Infinity"),
-        (b'{"a": 1, "b": 2, "a": 3}', "'a' appears twice"),
-        (b'{"a": {"b": 1, "b": 1}}', "'b' appears twice"),
-        (b"\xff{}", "bad byte at 0"),
-        (b"[]", "must be a JSON object"),
-        (b"", "not valid JSON"),
-        (b'{"a":' + b"[" * 100_000, "nested too deeply"),
-    ],
-)
-def test_malformed_json_is_400_and_says_where(data, says):
-    with pytest.raises(RequestRefused) as refused:
-        parse_json_object(data)
-    assert refused.value.status == HTTPStatus.BAD_REQUEST
-    assert says in refused.value.message
-
-
-@given(st.binary(max_size=300))
-def test_no_bytes_make_the_json_reader_raise_anything_else(data):
-    try:
-        value = parse_json_object(data)
-    except RequestRefused:
-        return
-    assert isinstance(value, dict)
 
 
 _json = st.recursive(
@@ -137,7 +81,7 @@ def test_what_routing_needs_is_read():
     }
     request = parse_chat(json.loads(json.dumps(body)), 100)
     assert (request.stream, request.include_usage, request.max_tokens) == (True, True, 7)
-    assert request.features == {"tools", "images"}
+    assert request.features == {"generate", "tools", "images"}
     assert request.signs.earlier_turns == 1
     assert request.signs.has_schema
     assert request.body == body

@@ -7,7 +7,7 @@ import pytest
 from running_echo import EchoMesh, running_echo_mesh
 
 _SHARED = "echo_mesh"
-_ACCOUNTS = ("filled", "other")
+_ACCOUNTS = ("filled", "other", "acme-7f3a", "nosy", "mesh-operator", "fuzzed")
 _RUNNING = pytest.StashKey[contextlib.ExitStack]()
 
 

@@ -1,32 +1,29 @@
-"""Failover of a running mesh whose engine fails as it is asked to: pools in two places, one replica each."""
+"""Failover of a mesh of three places with a replica each: as the engine is asked to fail, then by real faults."""
 
-import importlib.resources
 from collections.abc import Iterator
 
 import pytest
-import yaml
+from failing_over import EVERY_ACCOUNT, FAULTS, FailoverRounds
+from failover_report import failover_report
+from rich.console import Console
 from running_echo import EchoMesh, events, running_echo_mesh
+from three_sites import ThreeSites, write_three_sites
 
-_BETWEEN_TOKENS_S = 3
-_SITES = (("self-hosted", "eu-fi"), ("self-hosted", "eu-de"))
+_OF_EACH = 5
+_SEED = 7
 
 
 @pytest.fixture(scope="module")
-def mesh(tmp_path_factory) -> Iterator[EchoMesh]:
-    folder = tmp_path_factory.mktemp("failover")
-    settings = yaml.safe_load(importlib.resources.files("clusters").joinpath("local.yaml").read_text())
-    site, pool = settings["sites"][0], settings["pools"][0]
-    settings["sites"] = [{**site, "operator": operator, "region": region} for operator, region in _SITES]
-    settings["pools"] = [
-        {**pool, "site": f"{operator}/{region}", "cpus_per_replica": 0.25} for operator, region in _SITES
-    ]
-    settings["deadlines"]["between_tokens_s"] = _BETWEEN_TOKENS_S
-    nodes = [{"name": region, "site": f"{operator}/{region}", "cpus": 1} for operator, region in _SITES]
-    (folder / "mesh.yaml").write_text(yaml.safe_dump(settings))
-    (folder / "nodes.yaml").write_text(yaml.safe_dump({"nodes": nodes}))
+def sites(tmp_path_factory) -> ThreeSites:
+    return write_three_sites(tmp_path_factory.mktemp("failover"))
+
+
+@pytest.fixture(scope="module")
+def mesh(sites, tmp_path_factory) -> Iterator[EchoMesh]:
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("JC_CONFIG", str(folder / "mesh.yaml"))
-        with running_echo_mesh(folder / "data", nodes=folder / "nodes.yaml") as running:
+        environment.setenv("JC_CONFIG", str(sites.config))
+        data_dir = tmp_path_factory.mktemp("mesh") / "data"
+        with running_echo_mesh(data_dir, accounts=EVERY_ACCOUNT, nodes=sites.nodes) as running:
             yield running
 
 
@@ -49,9 +46,10 @@ def test_a_stream_that_fails_in_its_middle_goes_on_elsewhere_and_its_receipt_say
         None,
         None,
         None,
+        None,
     ]
     assert len({chunk["id"] for chunk in chunks}) == 1
-    assert ["energy" in chunk for chunk in chunks] == [False, False, False, True]
+    assert ["energy" in chunk for chunk in chunks] == [False, False, False, False, True]
     receipt = mesh.receipt(response.headers["X-Receipt-Id"])
     (attempt,) = receipt["execution"]["attempts"]
     assert attempt["outcome"] == outcome
@@ -83,8 +81,18 @@ def test_what_the_client_got_wrong_is_tried_once(mesh):
     assert (response.status_code, response.json()["error"]["message"]) == (400, "refused as asked")
 
 
-def test_after_all_that_it_answers_and_says_where(mesh):
+def test_after_all_that_it_answers_and_says_where(mesh, sites):
     response = mesh.chat("are you there")
     receipt = mesh.receipt(response.headers["X-Receipt-Id"])
     assert receipt["execution"]["retries"] == 0
-    assert receipt["placement"]["pool"].startswith("smollm2-135m-instruct@self-hosted/eu-")
+    assert receipt["placement"]["pool"] in sites.pools.values()
+
+
+def test_whatever_fails_in_the_middle_the_client_gets_the_whole_right_answer(mesh, sites, tmp_path):
+    """A short run of the faults in the middle of answers; `make failover` does three hundred."""
+    run = FailoverRounds(mesh, sites, tmp_path, seed=_SEED).run(_OF_EACH)
+    Console(width=140).print(failover_report(run))
+    assert run.verdict.is_clean, dict(run.verdict.findings)
+    assert len(run.struck) == _OF_EACH * len(FAULTS)
+    for fault in FAULTS:
+        assert sum(each.retries > 0 for each in run.struck if each.round.fault == fault) >= 2, f"{fault} met no attempt"

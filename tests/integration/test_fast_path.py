@@ -1,0 +1,198 @@
+"""A mesh behind HAProxy: what it listens on, its streams and errors, and what becomes of it when it stops."""
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+import yaml
+from running_echo import EchoMesh, events, running_echo_mesh
+
+_LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
+_SLOW_READER_S = 2
+_MOST_REQUESTS = 4
+_UNREAD_WORDS, _UNREAD_WORD_CHARACTERS = 35, 100_000
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory) -> Iterator[EchoMesh]:
+    folder = tmp_path_factory.mktemp("fast")
+    settings = yaml.safe_load((Path(__file__).parents[2] / "clusters" / "local.yaml").read_text())
+    settings["mesh"]["fast_path"] = True
+    settings["ingress"]["most_requests"] = _MOST_REQUESTS
+    settings["deadlines"]["slow_reader_s"] = _SLOW_READER_S
+    for model in settings["models"]:
+        model["context_tokens"] = 100 * _UNREAD_WORDS * _UNREAD_WORD_CHARACTERS
+        model["prior_joules_per_token"] = 1e-6
+    config = folder / "mesh.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("JC_CONFIG", str(config))
+        with running_echo_mesh(folder) as running:
+            yield running
+    assert not _processes_of(folder), "something of the mesh goes on after it was stopped"
+
+
+def _processes_of(folder: Path) -> list[int]:
+    """Processes that were started with a path of this folder."""
+    found = []
+    for each in Path("/proc").iterdir():
+        if each.name.isdigit() and int(each.name) != os.getpid():
+            try:
+                command = (each / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if str(folder).encode() in command:
+                found.append(int(each.name))
+    return found
+
+
+def _descendants(pid: int) -> set[int]:
+    children: dict[int, list[int]] = {}
+    for each in Path("/proc").iterdir():
+        if each.name.isdigit():
+            try:
+                parent = int((each / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            children.setdefault(parent, []).append(int(each.name))
+    found, left = set(), [pid]
+    while left:
+        one = left.pop()
+        if one not in found:
+            found.add(one)
+            left += children.get(one, [])
+    return found
+
+
+def _listening(pids: set[int]) -> dict[str, set[int]]:
+    """Local addresses (hexadecimal, as /proc has them) on which these processes accept connections, and who does."""
+    inodes: dict[str, int] = {}
+    for pid in pids:
+        try:
+            for each in Path(f"/proc/{pid}/fd").iterdir():
+                inodes[str(each.readlink())] = pid
+        except OSError:
+            continue
+    found: dict[str, set[int]] = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            pid = inodes.get(f"socket:[{fields[9]}]")
+            if fields[3] == "0A" and pid is not None:
+                found.setdefault(fields[1], set()).add(pid)
+    return found
+
+
+def _haproxies(pids: set[int]) -> set[int]:
+    return {pid for pid in pids if _command(pid).partition(b"\0")[0].endswith(b"/haproxy")}
+
+
+def test_haproxy_answers_and_only_loopback_is_listened_on(mesh):
+    pids = _descendants(mesh.process.pid)
+    listening = _listening(pids)
+    port = int(mesh.url.rpartition(":")[2])
+    assert listening[f"0100007F:{port:04X}"] & _haproxies(pids)
+    assert [address for address in listening if address.rpartition(":")[0] not in _LOOPBACK] == []
+
+
+def test_a_unary_answer_and_a_stream_with_their_joules(mesh):
+    answer = mesh.chat("one two three")
+    assert answer.status_code == 200
+    assert answer.json()["energy"]["receipt_id"] == answer.headers["X-Receipt-Id"]
+    with mesh.chat("one two three", stream=True, stream_options={"include_usage": True}) as stream:
+        parsed = events(stream)
+    assert parsed[-1] == "[DONE]"
+    assert parsed[-2]["energy"]["receipt_id"] == stream.headers["X-Receipt-Id"]
+
+
+def test_a_stream_comes_piece_by_piece(mesh):
+    with mesh.chat("!pace 0.3 a b c", stream=True) as stream:
+        came = [time.monotonic() for line in stream.iter_lines() if line]
+    assert came[-1] - came[0] > 0.6, "it came all at once"
+
+
+def test_our_own_errors_pass_untouched(mesh):
+    refused = requests.post(f"{mesh.url}/v1/chat/completions", json={}, timeout=30)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
+    assert requests.get(f"{mesh.url}/nowhere", timeout=30).json()["error"]["code"] == "not_found"
+
+
+def test_clients_that_do_not_read_are_given_up_and_billed_for_what_ran(mesh):
+    before = _receipts(mesh)
+    unread = [_open_stream(mesh) for _ in range(_MOST_REQUESTS)]
+    try:
+        assert mesh.wait_until(lambda: mesh.chat("one").status_code == 503), "the streams hold no place"
+        assert mesh.wait_until(lambda: mesh.chat("one").status_code == 200), "the streams hold their places for ever"
+        assert {each.recv(300).splitlines()[0] for each in unread} == {b"HTTP/1.1 200 OK"}
+        assert mesh.wait_until(lambda: _receipts(mesh) >= before + len(unread) + 1)
+    finally:
+        for each in unread:
+            each.close()
+
+
+def test_more_than_an_ingress_takes_is_refused_with_the_time_to_wait(mesh):
+    streams = [mesh.chat("!pace 1 a b c", stream=True) for _ in range(_MOST_REQUESTS)]
+    try:
+        refused = mesh.chat("one")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "service_unavailable")
+        assert int(refused.headers["Retry-After"]) >= 1
+    finally:
+        for stream in streams:
+            stream.close()
+    assert mesh.wait_until(lambda: mesh.chat("one").status_code == 200)
+
+
+def _receipts(mesh: EchoMesh) -> int:
+    page = requests.get(f"{mesh.url}/v1/receipts?limit=100", headers=mesh.headers, timeout=30)
+    page.raise_for_status()
+    return len(page.json()["data"])
+
+
+def _open_stream(mesh: EchoMesh) -> socket.socket:
+    """A stream, larger than all buffers on its way, of which nothing is read."""
+    content = " ".join(_UNREAD_WORDS * ["w" * _UNREAD_WORD_CHARACTERS])
+    body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": content}], "stream": True}).encode()
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect(("127.0.0.1", int(mesh.url.rpartition(":")[2])))
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: mesh\r\nAuthorization: Bearer {mesh.key}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    connection.sendall(head.encode() + body)
+    return connection
+
+
+def test_an_ingress_that_dies_is_an_error_in_our_envelope_and_another_comes(mesh):
+    with mesh.chat("!pace 1 a b c", stream=True):
+        ingress = next(
+            pid
+            for pid in _descendants(mesh.process.pid)
+            if b"ServeReplica" in _command(pid) and b"ingress" in _command(pid)
+        )
+        os.kill(ingress, signal.SIGKILL)
+    seen = set()
+    give_up = time.monotonic() + 40
+    while time.monotonic() < give_up:
+        try:
+            answer = mesh.chat("one")
+        except requests.ConnectionError:
+            continue  # what failed on a connection that was used before is closed, so that the client sends it again
+        if answer.status_code == 200:
+            break
+        seen.add((answer.status_code, answer.json()["error"]["code"]))
+    assert answer.status_code == 200
+    assert seen <= {(502, "upstream_error"), (503, "service_unavailable")}
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
