@@ -43,7 +43,7 @@ format: $(STAMP) ## Format the code
 
 install: $(STAMP) ## Only the environment
 
-bench: $(STAMP) $(PEERS)/.installed ## Measure everything: set-up, against vLLM, signing, metering, energy, ledger, export, verifying (about an hour)
+bench: $(STAMP) $(PEERS)/.installed ## Measure everything that benchmarks/RESULTS.md shows (more than an hour)
 	$(VENV)/bin/python -m benchmarks
 
 bench-placement: $(STAMP) ## Replay days of traffic over real grids: what choosing the pool saves (2 minutes)

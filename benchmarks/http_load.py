@@ -1,11 +1,13 @@
 """A client that costs little beside what it measures: requests over kept connections, timed as answers come."""
 
 import asyncio
+import json
 import re
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 _CONTENT = re.compile(rb'"content": ?"[^"]')
@@ -15,6 +17,26 @@ _CLOSES = re.compile(rb"\r\nconnection: ?close", re.IGNORECASE)
 _HEADERS_END = b"\r\n\r\n"
 _LAST_CHUNK = b"0\r\n\r\n"
 _NEEDLE_BYTES = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A server that is measured, and how it is asked."""
+
+    name: str
+    url: str
+    key: str
+    model: str
+
+    def chat(self, body: Mapping[str, Any]) -> bytes:
+        """The bytes of a request for a chat completion; its model is added."""
+        data = json.dumps({**body, "model": self.model}).encode()
+        head = (
+            f"POST /v1/chat/completions HTTP/1.1\r\nHost: {urlsplit(self.url).netloc}\r\n"
+            f"Authorization: Bearer {self.key}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(data)}\r\n\r\n"
+        )
+        return head.encode() + data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,22 +168,13 @@ class _Connection(asyncio.Protocol):
         )
 
 
-def post(url: str, path: str, body: bytes, key: str) -> bytes:
-    """The bytes of a request."""
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\nAuthorization: Bearer {key}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
-
-
-async def run_load(url: str, requests: Sequence[bytes], at_once: int) -> Load:
+async def run_load(target: Target, requests: Sequence[bytes], at_once: int) -> Load:
     """Send all requests, so many at a time, and see each answered.
 
     Raises:
         RuntimeError: one was refused.
     """
-    address = urlsplit(url)
+    address = urlsplit(target.url)
     loop = asyncio.get_running_loop()
     left = iter(requests)
     exchanges: list[Exchange] = []
@@ -174,7 +187,7 @@ async def run_load(url: str, requests: Sequence[bytes], at_once: int) -> Load:
                 _, connection = await loop.create_connection(_Connection, address.hostname, address.port)
             exchange = await connection.ask(request)
             if exchange.status != 200:
-                raise RuntimeError(f"{url} answered {exchange.status}")
+                raise RuntimeError(f"{target.name} answered {exchange.status}")
             exchanges.append(exchange)
         connection.close()
 

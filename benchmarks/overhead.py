@@ -6,44 +6,32 @@ adds to the stub straight is its overhead.
 """
 
 import asyncio
-import json
-import os
 import secrets
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import yaml
 
-from benchmarks.http_load import Load, post, run_load
+from benchmarks.http_load import Load, Target, run_load
 from benchmarks.running_mesh import fast_settings
+from benchmarks.server_process import running_server
+from benchmarks.stub import TOKENS
+from benchmarks.stub_mesh import running_stub_mesh
 
 _ROUNDS = 3
 _UNARY_EACH = {1: 100, 8: 400, 32: 800}
 _STREAMS_EACH = {1: 20, 8: 64, 32: 128}
 _STUB_PORT, _MESH_PORT, _SERVE_PORT, _LITELLM_PORT = 18481, 18482, 18483, 18484
-_STARTS_WITHIN_S = 180
-_STOPS_WITHIN_S = 90
 _MODEL = "stub"
+_UNARY = {"messages": [{"role": "user", "content": "Say a token."}], "max_tokens": TOKENS}
+_STREAM = {**_UNARY, "stream": True, "stream_options": {"include_usage": True}}
 _LITELLM = Path(sys.prefix) / "peers" / "bin" / "litellm"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """What is measured, and how it is asked."""
-
-    name: str
-    url: str
-    key: str
-    model: str = _MODEL
 
 
 def main() -> None:
@@ -99,57 +87,38 @@ async def _measure(targets: Sequence[Target]) -> tuple[_Loads, _Loads]:
     unary: _Loads = defaultdict(list)
     streams: _Loads = defaultdict(list)
     for target in targets:
-        await run_load(target.url, _requests(target, 100, is_stream=False), 8)
-        await run_load(target.url, _requests(target, 20, is_stream=True), 8)
+        await run_load(target, [target.chat(_UNARY)] * 100, 8)
+        await run_load(target, [target.chat(_STREAM)] * 20, 8)
     for turn in range(_ROUNDS):
         for at_once, count in _UNARY_EACH.items():
             for target in targets if turn % 2 else reversed(targets):
-                asked = _requests(target, count, is_stream=False)
-                unary[target.name, at_once].append(await run_load(target.url, asked, at_once))
-                asked = _requests(target, _STREAMS_EACH[at_once], is_stream=True)
-                streams[target.name, at_once].append(await run_load(target.url, asked, at_once))
+                unary[target.name, at_once].append(await run_load(target, [target.chat(_UNARY)] * count, at_once))
+                asked = [target.chat(_STREAM)] * _STREAMS_EACH[at_once]
+                streams[target.name, at_once].append(await run_load(target, asked, at_once))
     return unary, streams
-
-
-def _requests(target: Target, count: int, *, is_stream: bool) -> list[bytes]:
-    asked = {"model": target.model, "messages": [{"role": "user", "content": "Say a token."}], "max_tokens": 64}
-    if is_stream:
-        asked |= {"stream": True, "stream_options": {"include_usage": True}}
-    return [post(target.url, "/v1/chat/completions", json.dumps(asked).encode(), target.key)] * count
 
 
 @contextmanager
 def _stub() -> Iterator[Target]:
-    with _process([sys.executable, "-m", "benchmarks.stub", str(_STUB_PORT)]) as process:
-        target = Target(name="stub straight", url=f"http://127.0.0.1:{_STUB_PORT}", key="none")
-        _wait_for(target.url, process)
+    with running_server([sys.executable, "-m", "benchmarks.stub", str(_STUB_PORT)]) as server:
+        target = Target(name="stub straight", url=f"http://127.0.0.1:{_STUB_PORT}", key="none", model=_MODEL)
+        server.wait_for(target.url)
         yield target
 
 
 @contextmanager
 def _mesh(folder: Path) -> Iterator[Target]:
-    with mesh_process(fast_settings(folder, port=_MESH_PORT)) as (_, key):
-        yield Target(name="mesh", url=f"http://127.0.0.1:{_MESH_PORT}", key=key, model="auto")
-
-
-@contextmanager
-def mesh_process(config: Path, *arguments: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
-    """A mesh with stub engines (`benchmarks.stub_mesh`) that answers, and a key for it."""
-    with _process([sys.executable, "-m", "benchmarks.stub_mesh", str(config), *arguments]) as process:
-        assert process.stdout is not None, "its output is read"
-        key = process.stdout.readline().strip()
-        if not key:
-            sys.exit("the mesh did not start")
-        yield process, key
+    with running_stub_mesh(fast_settings(folder, port=_MESH_PORT)) as mesh:
+        yield Target(name="mesh", url=f"http://127.0.0.1:{_MESH_PORT}", key=mesh.key, model="auto")
 
 
 @contextmanager
 def _ray_serve() -> Iterator[Target]:
-    with _process([sys.executable, "-m", "benchmarks.peer_ray_serve", str(_SERVE_PORT)]) as process:
-        assert process.stdout is not None, "its output is read"
-        while (line := process.stdout.readline()) and line.strip() != "ready":
-            pass
-        yield Target(name="plain Ray Serve", url=f"http://127.0.0.1:{_SERVE_PORT}", key="none")
+    # As the mesh has it: Ray would listen on every address of the machine.
+    environment = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    with running_server([sys.executable, "-m", "benchmarks.peer_ray_serve", str(_SERVE_PORT)], environment) as server:
+        server.hear("ready")
+        yield Target(name="plain Ray Serve", url=f"http://127.0.0.1:{_SERVE_PORT}", key="none", model=_MODEL)
 
 
 @contextmanager
@@ -165,37 +134,10 @@ def _litellm(folder: Path) -> Iterator[Target]:
         "LITELLM_TELEMETRY": "False",
         "LITELLM_LOG": "ERROR",
     }
-    with _process([*command, "--num_workers", "1"], environment) as process:
-        target = Target(name="LiteLLM proxy", url=f"http://127.0.0.1:{_LITELLM_PORT}", key=key)
-        _wait_for(f"{target.url}/health/liveliness", process)
+    with running_server([*command, "--num_workers", "1"], environment) as server:
+        target = Target(name="LiteLLM proxy", url=f"http://127.0.0.1:{_LITELLM_PORT}", key=key, model=_MODEL)
+        server.wait_for(f"{target.url}/health/liveliness")
         yield target
-
-
-@contextmanager
-def _process(command: Sequence[str], environment: dict[str, str] | None = None) -> "Iterator[subprocess.Popen[str]]":
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, **(environment or {})},
-    )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait(_STOPS_WITHIN_S)
-
-
-def _wait_for(url: str, process: "subprocess.Popen[str]") -> None:
-    give_up = time.monotonic() + _STARTS_WITHIN_S
-    while time.monotonic() < give_up and process.poll() is None:
-        try:
-            if httpx.get(url).is_success:
-                return
-        except httpx.TransportError:
-            time.sleep(0.5)
-    sys.exit(f"{url} did not come up (exit code {process.returncode})")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 `python -m benchmarks.peer_ray_serve PORT`, until SIGTERM; prints a line when it answers.
 """
 
-import os
 import signal
 import sys
 import threading
@@ -54,10 +53,8 @@ class Door:
 
 def main() -> None:
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # only loopback
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())  # in place of Ray's own
     ray_serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])})
     ray_serve.run(Door.bind(Model.bind()), name="peer")
     print("ready", flush=True)

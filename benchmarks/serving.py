@@ -5,23 +5,20 @@ are the medians over the rounds: tokens per second over all streams, millisecond
 """
 
 import asyncio
-import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import httpx
-
-from benchmarks.http_load import Load, post, run_load
+from benchmarks.http_load import Load, Target, run_load
 from benchmarks.running_mesh import fast_settings, running_mesh
+from benchmarks.server_process import running_server
 from mesh.pool_setup import vllm_engine
 from mesh.settings import load_settings
 from serve.weights import prepare
@@ -30,15 +27,6 @@ _ROUNDS = 3
 _STREAMS_EACH = {1: 4, 8: 16, 16: 32, 32: 64}
 _OUTPUT_TOKENS = 64
 _MESH_PORT, _VLLM_PORT = 18471, 18472
-_START_DEADLINE_S = 600
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    name: str
-    url: str
-    key: str
-    model: str
 
 
 def main() -> None:
@@ -92,12 +80,11 @@ async def _measure(targets: tuple[Target, ...]) -> dict[tuple[str, int], list[Lo
 
 async def _run(target: Target, streams: int, count: int, *, salt: str) -> Load:
     prompts = [f"Tell a long story about the number {index} ({salt})." for index in range(count)]
-    return await run_load(target.url, [_request(target, prompt) for prompt in prompts], streams)
+    return await run_load(target, [target.chat(_body(prompt)) for prompt in prompts], streams)
 
 
-def _request(target: Target, prompt: str) -> bytes:
-    body = {
-        "model": target.model,
+def _body(prompt: str) -> dict[str, Any]:
+    return {
         "messages": [{"role": "user", "content": prompt}],
         "max_tokens": _OUTPUT_TOKENS,
         "temperature": 0,
@@ -105,7 +92,6 @@ def _request(target: Target, prompt: str) -> bytes:
         "stream_options": {"include_usage": True},
         "ignore_eos": True,
     }
-    return post(target.url, "/v1/chat/completions", json.dumps(body).encode(), target.key)
 
 
 @contextmanager
@@ -120,23 +106,8 @@ def _vllm_server() -> Iterator[Target]:
     ]
     # Both engines compute with as many threads.
     threads = str(engine.threads or os.cpu_count() or 1)
-    environment = {**os.environ, **settings.model(pool.model).environment, "OMP_NUM_THREADS": threads}
-    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
+    environment = {**settings.model(pool.model).environment, "OMP_NUM_THREADS": threads}
+    with running_server(command, environment) as server:
         url = f"http://127.0.0.1:{_VLLM_PORT}"
-        _wait_for(f"{url}/health", server)
+        server.wait_for(f"{url}/health")
         yield Target(name="vllm", url=url, key="none", model=pool.model)
-    finally:
-        server.terminate()
-        server.wait(30)
-
-
-def _wait_for(url: str, process: "subprocess.Popen[bytes]") -> None:
-    give_up = time.monotonic() + _START_DEADLINE_S
-    while time.monotonic() < give_up and process.poll() is None:
-        try:
-            if httpx.get(url).is_success:
-                return
-        except httpx.TransportError:
-            time.sleep(0.5)
-    sys.exit(f"{url} did not come up (exit code {process.returncode})")

@@ -62,6 +62,8 @@ if TYPE_CHECKING:  # ray reads its environment when it is imported, so `start_ra
 
 _POLL_S = 0.2
 _STOPPING_MARGIN_S = 5.0
+# So that it is the ingress that gives a slow client up, with its reason in the log.
+_INGRESS_FIRST_S = 5.0
 _DEFAULT_ACCOUNT = "default"
 OPERATOR_ACCOUNT = "mesh-operator"
 _SIGNERS = 5
@@ -357,7 +359,12 @@ def _fast_path(settings: Settings, environment: Mapping[str, str]) -> dict[str, 
         return {}
     if environment.get("RAY_ADDRESS"):
         raise StartFailed("mesh.fast_path is how the mesh starts its own Ray; one that RAY_ADDRESS names runs already")
-    return fast_path_environment(settings.mesh.data_dir, headers_within_s=settings.deadlines.headers_s)
+    deadlines = settings.deadlines
+    return fast_path_environment(
+        settings.mesh.data_dir,
+        headers_within_s=deadlines.headers_s,
+        client_within_s=max(deadlines.body_s, deadlines.slow_reader_s) + _INGRESS_FIRST_S,
+    )
 
 
 def meter_setup(settings: Settings, mesh_pids: tuple[int, ...]) -> HostMeterSetup:

@@ -6,6 +6,7 @@ sockets, in the temporary folder.
 """
 
 import hashlib
+import math
 import os
 import shlex
 import shutil
@@ -28,8 +29,11 @@ _DRAINED_AFTER_S = 2
 _HEADER_BYTES = 64 * 1024
 
 
-def fast_path_environment(data_dir: Path, *, headers_within_s: float) -> dict[str, str]:
+def fast_path_environment(data_dir: Path, *, headers_within_s: float, client_within_s: float) -> dict[str, str]:
     """What Ray's processes must find in their environment when they start; makes the folders that it names.
+
+    A request's headers have ``headers_within_s`` to come. A client that neither sends what it began to nor takes what
+    is there for it is let go after ``client_within_s``: with Ray's own hour, the connections run out.
 
     Raises:
         StartFailed: there is no HAProxy, or a folder can't be made or isn't this user's.
@@ -50,6 +54,7 @@ def fast_path_environment(data_dir: Path, *, headers_within_s: float) -> dict[st
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(_THREADS, os.cpu_count() or 1)),
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(_HEADER_BYTES),
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(math.ceil(client_within_s)),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(_LONGEST_STREAM_S),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(_DRAINED_AFTER_S),
         # Ray's own proxy stays behind HAProxy for when no ingress is there; two meshes must not share its port.

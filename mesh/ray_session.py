@@ -33,6 +33,8 @@ _ENVIRONMENT = {
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    # From an ingress to a replica and back; gRPC's own 4 MB are less than a request or a list of embeddings may have.
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
     # Serve counts its requests all the same, and hands the counts on less often than ten times a second.
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "2000",
     # One that answers nothing can't stop by itself: waited for, it would keep its processors from the one in its place.

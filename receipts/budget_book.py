@@ -2,13 +2,23 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Final
 
 from sqlalchemy import Connection, func, insert, select
 
-from receipts.budgets import MOST_BUDGETS, Budget, BudgetKind, BudgetUse, BudgetWindow, window_at
+from receipts.budgets import (
+    BUDGET_KINDS,
+    BUDGET_WINDOWS,
+    MOST_BUDGETS,
+    Budget,
+    BudgetKind,
+    BudgetUse,
+    BudgetWindow,
+    window_at,
+)
 from receipts.errors import LedgerError
-from receipts.ledger_books import exact_total
+from receipts.ledger_books import halves, joined
 from receipts.ledger_schema import budgets, receipts
 
 _COLUMNS: Final[Mapping[BudgetKind, str]] = {"key": "api_key_id", "workload": "workload_name"}
@@ -32,26 +42,36 @@ class BudgetBook:
         self._budgets: dict[_Subject, dict[BudgetWindow, Budget]] | None = None
         self._drawn: dict[_Subject, dict[BudgetWindow, _Drawn]] = {}
 
-    def knows(self, account: str, api_key_id: str | None, workload: str | None) -> bool:
-        """Whether `overdrawn` can tell, without another `read`."""
-        known = self._budgets
-        return known is not None and all(
-            known[subject].keys() <= self._drawn.get(subject, {}).keys()
-            for subject in _subjects(account, api_key_id, workload)
-            if subject in known
-        )
-
     def read(
         self, connection: Connection, account: str, api_key_id: str | None, workload: str | None, now_ns: int
     ) -> None:
         """Read what `overdrawn` needs, of these."""
         self.read_budgets(connection)
-        assert self._budgets is not None, "they were just read"
-        for subject in _subjects(account, api_key_id, workload):
-            windows, drawn = self._budgets.get(subject, {}), self._drawn.get(subject, {})
-            missing = {window: _drawn(connection, subject, window, now_ns) for window in windows if window not in drawn}
-            if missing:
-                self._drawn[subject] = {**drawn, **missing}
+        self._read_drawn(connection, account, tuple(_subjects(account, api_key_id, workload)), now_ns)
+
+    def read_all(self, connection: Connection, account: str, now_ns: int) -> None:
+        """Read what was drawn of all the account's budgets: in six walks along its receipts at most."""
+        self.read_budgets(connection)
+        subjects = tuple(subject for subject in self._budgets or {} if subject[0] == account)
+        self._read_drawn(connection, account, subjects, now_ns)
+
+    def _read_drawn(self, connection: Connection, account: str, subjects: Sequence[_Subject], now_ns: int) -> None:
+        known = self._budgets or {}
+        for kind, window in product(BUDGET_KINDS, BUDGET_WINDOWS):
+            missing = [
+                subject
+                for subject in subjects
+                if subject[1] == kind
+                and window in known.get(subject, {})
+                and window not in self._drawn.get(subject, {})
+            ]
+            if not missing:
+                continue
+            start_unix_ns = window_at(window, now_ns).start_unix_ns
+            sums = _sums(connection, account, kind, [name for _, _, name in missing], start_unix_ns)
+            for subject in missing:
+                drawn = _Drawn(start_unix_ns=start_unix_ns, microjoules=sums.get(subject[2], 0))
+                self._drawn[subject] = {**self._drawn.get(subject, {}), window: drawn}
 
     def read_budgets(self, connection: Connection) -> None:
         """Read which budgets there are, if it isn't known."""
@@ -83,27 +103,31 @@ class BudgetBook:
         ]
         return tuple(sorted(found, key=lambda each: (each.kind, each.subject, each.window)))
 
-    def uses(self, account: str, api_key_id: str | None, workload: str | None, now_ns: int) -> Iterator[BudgetUse]:
-        """What the budgets that are about this key and workload have in the window of that moment."""
-        for subject in _subjects(account, api_key_id, workload):
-            drawn = self._drawn.get(subject, {})
-            for window, budget in (self._budgets or {}).get(subject, {}).items():
-                span, latest = window_at(window, now_ns), drawn.get(window)
-                is_of_now = latest is not None and latest.start_unix_ns >= span.start_unix_ns
-                yield BudgetUse(
-                    budget=budget,
-                    used_microjoules=latest.microjoules if latest is not None and is_of_now else 0,
-                    window_ends_unix_ns=span.end_unix_ns,
-                )
+    def uses(self, account: str, now_ns: int) -> tuple[BudgetUse, ...]:
+        """What the account's budgets have in the window of that moment; in the order of `of_account`."""
+        return tuple(
+            use
+            for each in self.of_account(account)
+            for use in _uses({each.window: each}, self._drawn.get((account, each.kind, each.subject), {}), now_ns)
+        )
 
-    def overdrawn(self, account: str, api_key_id: str | None, workload: str | None, now_ns: int) -> BudgetUse | None:
-        """The drawn budget that keeps them out longest; None when they may come in."""
-        drawn = [
-            each
-            for each in self.uses(account, api_key_id, workload, now_ns)
-            if each.used_microjoules >= each.budget.microjoules
-        ]
-        return max(drawn, key=lambda each: each.window_ends_unix_ns, default=None)
+    def overdrawn(
+        self, account: str, api_key_id: str | None, workload: str | None, now_ns: int
+    ) -> tuple[bool, BudgetUse | None]:
+        """Whether it is known without another `read`, and the drawn budget that keeps them out longest; None when
+        they may come in.
+        """
+        known, drawn = self._budgets, self._drawn  # once: the writing thread may forget them meanwhile
+        if known is None:
+            return False, None
+        uses: list[BudgetUse] = []
+        for subject in _subjects(account, api_key_id, workload):
+            budgets_of, drawn_of = known.get(subject, {}), drawn.get(subject, {})
+            if not budgets_of.keys() <= drawn_of.keys():
+                return False, None
+            uses += _uses(budgets_of, drawn_of, now_ns)
+        over = [each for each in uses if each.used_microjoules >= each.budget.microjoules]
+        return True, max(over, key=lambda each: each.window_ends_unix_ns, default=None)
 
     def committed(self, rows: Sequence[Mapping[str, object]]) -> None:
         """These receipts were stored; rows of their table."""
@@ -183,14 +207,28 @@ def _subjects(account: str, api_key_id: str | None, workload: str | None) -> Ite
         yield account, "workload", workload
 
 
-def _drawn(connection: Connection, subject: _Subject, window: BudgetWindow, now_ns: int) -> _Drawn:
-    account, kind, name = subject
-    start_unix_ns = window_at(window, now_ns).start_unix_ns
-    microjoules = exact_total(
-        connection,
-        receipts.c.energy_microjoules,
-        (receipts.c.account == account)
-        & (receipts.c.end_unix_ns >= start_unix_ns)
-        & (receipts.c[_COLUMNS[kind]] == name),
+def _uses(
+    budgets_of: Mapping[BudgetWindow, Budget], drawn: Mapping[BudgetWindow, _Drawn], now_ns: int
+) -> Iterator[BudgetUse]:
+    """Of one subject."""
+    for window, budget in budgets_of.items():
+        span, latest = window_at(window, now_ns), drawn.get(window)
+        is_of_now = latest is not None and latest.start_unix_ns >= span.start_unix_ns
+        yield BudgetUse(
+            budget=budget,
+            used_microjoules=latest.microjoules if latest is not None and is_of_now else 0,
+            window_ends_unix_ns=span.end_unix_ns,
+        )
+
+
+def _sums(
+    connection: Connection, account: str, kind: BudgetKind, names: Sequence[str], start_unix_ns: int
+) -> dict[str, int]:
+    """What each of these has drawn since then, in microjoules; those that drew nothing are left out."""
+    column = receipts.c[_COLUMNS[kind]]
+    query = (
+        select(column, *halves(receipts.c.energy_microjoules))
+        .where(receipts.c.account == account, receipts.c.end_unix_ns >= start_unix_ns, column.in_(names))
+        .group_by(column)
     )
-    return _Drawn(start_unix_ns=start_unix_ns, microjoules=microjoules)
+    return {name: joined(high, low) for name, high, low in connection.execute(query)}

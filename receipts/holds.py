@@ -8,7 +8,7 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 MOST_HOLDS: Final = 100_000
 """A hundred ingresses' worth of requests under way; about 30 MB."""
@@ -40,19 +40,28 @@ class Admission:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HoldWanted:
-    """A hold that is to be placed, of ``usd_picos`` for ``lease_s``; the rest as in `Admission`.
-
-    Without ``key_sha256`` no key is looked at: for what the mesh does by itself.
-    """
+    """A hold that is to be placed, of ``usd_picos`` for ``lease_s``; the rest as in `Admission`."""
 
     account: str
     request_id: str
     usd_picos: int
     lease_s: float
-    key_sha256: bytes | None
-    api_key_id: str | None
+    key_sha256: bytes
+    api_key_id: str
     workload: str | None
     idempotency_sha256: str | None
+
+
+class Renewal(NamedTuple):
+    """A hold that is to be renewed. A tuple: an ingress sends thousands at once.
+
+    Without its request's ``idempotency_sha256`` (a replica doesn't know it) the hold keeps the one that it has.
+    """
+
+    account: str
+    request_id: str
+    usd_picos: int
+    idempotency_sha256: str | None = None
 
 
 HoldOutcome = Literal["placed", "insufficient", "busy", "unknown key", "repeated", "over budget"]
@@ -161,9 +170,7 @@ class HoldBook:
         else:
             outcome = "placed"
             self._put(key, usd_picos, now_ns + lease_ns)
-            if idempotency_sha256 is not None:
-                self._holds[key].idempotency_sha256 = idempotency_sha256
-                self._first[account, idempotency_sha256] = request_id
+            self._came_first(key, idempotency_sha256)
         return HoldAnswer(
             outcome=outcome,
             book_began_ns=self.began_ns,
@@ -172,16 +179,25 @@ class HoldBook:
             reason=reason,
         )
 
-    def renew(self, account: str, request_id: str, usd_picos: int, *, lease_ns: int) -> None:
+    def renew(
+        self,
+        account: str,
+        request_id: str,
+        usd_picos: int,
+        *,
+        lease_ns: int,
+        idempotency_sha256: str | None = None,
+    ) -> None:
         """Prolong the hold, of this amount or the larger one that it has been extended to.
 
-        One that isn't known comes back, whatever the balance is: its request is under way. Nothing happens where it
-        has ended since, or there is no room.
+        One that isn't known comes back, whatever the balance is: its request is under way, and came before whichever
+        was placed with its idempotency key since. Nothing happens where it has ended since, or there is no room.
         """
         now_ns = self._lapse()
         key = (account, request_id)
         if self._may_live(key, now_ns):
             self._put(key, max(usd_picos, self._amount(key)), now_ns + lease_ns)
+            self._came_first(key, idempotency_sha256)
 
     def extend(self, account: str, request_id: str, usd_picos: int, *, balance_usd_picos: int, lease_ns: int) -> int:
         """Raise the hold to this amount, or to what the balance leaves beside the account's others; and prolong it.
@@ -233,6 +249,11 @@ class HoldBook:
         hold.usd_picos = usd_picos
         hold.until_ns = max(hold.until_ns, until_ns)
 
+    def _came_first(self, key: _Key, idempotency_sha256: str | None) -> None:
+        if idempotency_sha256 is not None:
+            self._holds[key].idempotency_sha256 = idempotency_sha256
+            self._first[key[0], idempotency_sha256] = key[1]
+
     def _amount(self, key: _Key) -> int:
         hold = self._holds.get(key)
         return hold.usd_picos if hold else 0
@@ -249,7 +270,9 @@ class HoldBook:
         if hold is not None:
             self._add(key[0], -hold.usd_picos)
             if hold.idempotency_sha256 is not None:
-                self._first.pop((key[0], hold.idempotency_sha256), None)
+                first = (key[0], hold.idempotency_sha256)
+                if self._first.get(first) == key[1]:
+                    del self._first[first]
 
     def _add(self, account: str, usd_picos: int) -> None:
         held = self._sums.pop(account, 0) + usd_picos

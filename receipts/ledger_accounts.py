@@ -163,15 +163,13 @@ class LedgerAccounts:
         now_ns = self._wall_clock_ns()
         with self._transaction() as connection:
             self._keys.read(connection, now_ns)
-        return self._keys.of_hash(key_hash(secret), now_ns)
+        return self._keys.look_up(key_hash(secret), now_ns)[1]
 
     def cached_key_of(self, secret: str) -> tuple[bool, ApiKey | None]:
         """Whether it is known without I/O, from any thread, and the key as `key_of` gives it."""
-        return self._keys.are_known, self._keys.of_hash(key_hash(secret), self._wall_clock_ns())
+        return self._keys.look_up(key_hash(secret), self._wall_clock_ns())
 
-    def standing(
-        self, account: str, key_sha256: bytes | None, api_key_id: str | None, workload: str | None
-    ) -> Standing:
+    def standing(self, account: str, key_sha256: bytes, api_key_id: str, workload: str | None) -> Standing:
         """Whether a request may come in by what the ledger knows; read where it isn't remembered.
 
         Balances as `balance_usd_picos`; what was drawn of a budget takes about as long, when it is first asked for.
@@ -184,26 +182,24 @@ class LedgerAccounts:
             if left is None:
                 left = balance(connection, customer_book(account), USD_PICOS)
         self._balances.set(account, left)
-        return self._standing(left, account, key_sha256, api_key_id, workload)
+        standing = self.cached_standing(account, key_sha256, api_key_id, workload)
+        assert standing is not None, "all of it was just read"
+        return standing
 
     def cached_standing(
-        self, account: str, key_sha256: bytes | None, api_key_id: str | None, workload: str | None
+        self, account: str, key_sha256: bytes, api_key_id: str, workload: str | None
     ) -> Standing | None:
         """The same without I/O, from any thread; None where something isn't remembered."""
-        left = self._balances.of(account)
-        if left is None or not self._keys.are_known or not self._budgets.knows(account, api_key_id, workload):
-            return None
-        return self._standing(left, account, key_sha256, api_key_id, workload)
-
-    def _standing(
-        self, left: int, account: str, key_sha256: bytes | None, api_key_id: str | None, workload: str | None
-    ) -> Standing:
         now_ns = self._wall_clock_ns()
-        key = None if key_sha256 is None else self._keys.of_hash(key_sha256, now_ns)
+        left = self._balances.of(account)
+        keys_are_known, key = self._keys.look_up(key_sha256, now_ns)
+        budgets_are_known, overdrawn = self._budgets.overdrawn(account, api_key_id, workload, now_ns)
+        if left is None or not keys_are_known or not budgets_are_known:
+            return None
         return Standing(
             balance_usd_picos=left,
-            has_live_key=key_sha256 is None or (key is not None and key.account == account),
-            overdrawn=self._budgets.overdrawn(account, api_key_id, workload, now_ns),
+            has_live_key=key is not None and key.account == account,
+            overdrawn=overdrawn,
             now_unix_ns=now_ns,
         )
 
@@ -251,18 +247,9 @@ class LedgerAccounts:
     def budgets(self, account: str) -> Sequence[BudgetUse]:
         """The account's budgets, and what was drawn of each."""
         now_ns = self._wall_clock_ns()
-        found: dict[tuple[str, str, str], BudgetUse] = {}
         with self._transaction() as connection:
-            self._budgets.read_budgets(connection)
-            for budget in self._budgets.of_account(account):
-                about = (
-                    budget.subject if budget.kind == "key" else None,
-                    budget.subject if budget.kind == "workload" else None,
-                )
-                self._budgets.read(connection, account, *about, now_ns)
-                for use in self._budgets.uses(account, *about, now_ns):
-                    found[use.budget.kind, use.budget.subject, use.budget.window] = use
-        return tuple(found.values())
+            self._budgets.read_all(connection, account, now_ns)
+            return self._budgets.uses(account, now_ns)
 
     def top_up(self, account: str, usd_picos: int, provider: str, reference: str) -> Payment:
         """As `ledger_payments.top_up`."""
@@ -280,11 +267,11 @@ class LedgerAccounts:
             )
         )
 
-    def begin_refund(self, account: str, payment_id: str, usd_picos: int) -> Payment:
+    def begin_refund(self, account: str, payment_id: str, usd_picos: int, reference: str | None = None) -> Payment:
         """As `ledger_payments.begin_refund`."""
         return self._entered(
             lambda connection, now_ns: ledger_payments.begin_refund(
-                connection, account, payment_id, usd_picos, now_ns, self._random_bytes
+                connection, account, payment_id, usd_picos, reference, now_ns, self._random_bytes
             )
         )
 
@@ -333,6 +320,7 @@ class LedgerAccounts:
                 left = self._balances.of(recharge.account)
                 if left is None:
                     left = balance(connection, customer_book(recharge.account), USD_PICOS)
+                    self._balances.set(recharge.account, left)
                 if left < recharge.threshold_usd_picos:
                     top_ups = ledger_payments.number_of_top_ups(connection, recharge.account)
                     due.append(DueRecharge(recharge=recharge, balance_usd_picos=left, top_ups=top_ups))

@@ -20,7 +20,7 @@ from receipts.api_keys import SCOPES, ApiKey, NewKey
 from receipts.budgets import Budget, BudgetKind, BudgetUse, BudgetWindow
 from receipts.errors import LedgerInUse, LedgerUnavailable
 from receipts.group_record import GroupRecord
-from receipts.holds import MOST_UNSIGNED, AccountBalance, HoldAnswer, HoldBook, HoldsReport, HoldWanted
+from receipts.holds import MOST_UNSIGNED, AccountBalance, HoldAnswer, HoldBook, HoldsReport, HoldWanted, Renewal
 from receipts.ledger import Ledger
 from receipts.ledger_csv import csv_lines
 from receipts.ledger_holds import LedgerHolds
@@ -188,9 +188,11 @@ class LedgerActor:
         """As `Refunds.refundable_usd_picos`."""
         return await (await self._ready()).refunds.refundable_usd_picos(account, payment_id)
 
-    async def begin_refund(self, account: str, payment_id: str, usd_picos: int) -> Payment:
+    async def begin_refund(
+        self, account: str, payment_id: str, usd_picos: int, reference: str | None = None
+    ) -> Payment:
         """As `Refunds.begin`."""
-        return await (await self._ready()).refunds.begin(account, payment_id, usd_picos)
+        return await (await self._ready()).refunds.begin(account, payment_id, usd_picos, reference)
 
     async def finish_refund(self, refund_id: str, reference: str) -> Payment:
         """As `Ledger.finish_refund`."""
@@ -241,7 +243,7 @@ class LedgerActor:
         """As `LedgerHolds.place`."""
         return await (await self._ready()).holds.place(wanted)
 
-    async def renew_holds(self, holds: Sequence[tuple[str, str, int]], lease_s: float) -> None:
+    async def renew_holds(self, holds: Sequence[Renewal], lease_s: float) -> None:
         """As `LedgerHolds.renew`."""
         (await self._ready()).holds.renew(holds, lease_s)
 

@@ -15,7 +15,7 @@ OVERHEAD: Final = "overhead"
 REVENUE: Final = "revenue"
 OPENING_CREDITS: Final = "opening-credits"
 # Sums of int64 amounts can pass 2^63, where SQLite raises and others round: the halves of each amount are summed.
-_HALF: Final = 10**9
+HALF: Final = 10**9
 _MOST_ID_CHARACTERS: Final = 160
 _MOST_REASON_CHARACTERS: Final = 256
 
@@ -54,12 +54,12 @@ def exact_total(connection: Connection, column: ColumnElement[int], condition: C
 
 def halves(column: ColumnElement[int]) -> tuple[ColumnElement[int], ColumnElement[int]]:
     """Two sums that make the column's, with `joined`."""
-    return func.sum(column // _HALF), func.sum(column % _HALF)
+    return func.sum(column // HALF), func.sum(column % HALF)
 
 
 def joined(high: object, low: object) -> int:
     """The sum of which these are the `halves`, as the database gives them."""
-    return int(str(high or 0)) * _HALF + int(str(low or 0))
+    return int(str(high or 0)) * HALF + int(str(low or 0))
 
 
 def reversal_id(transaction_id: str) -> str:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from receipts.budgets import BudgetUse
-from receipts.holds import AccountBalance, HoldAnswer, HoldBook, HoldOutcome, HoldsReport, HoldWanted
+from receipts.holds import AccountBalance, HoldAnswer, HoldBook, HoldOutcome, HoldsReport, HoldWanted, Renewal
 from receipts.ledger_writer import LedgerWriter
 from receipts.standing import Standing
 
@@ -96,10 +96,16 @@ class LedgerHolds:
             retry_after_s=retry_after_s,
         )
 
-    def renew(self, holds: Sequence[tuple[str, str, int]], lease_s: float) -> None:
-        """Renew an ingress's holds, each its account, request id and amount in pico-USD; as `HoldBook.renew`."""
-        for account, request_id, usd_picos in holds:
-            self._book.renew(account, request_id, usd_picos, lease_ns=_nanoseconds(lease_s))
+    def renew(self, holds: Sequence[Renewal], lease_s: float) -> None:
+        """Renew an ingress's or a replica's holds, each as `HoldBook.renew`."""
+        for account, request_id, usd_picos, idempotency_sha256 in holds:
+            self._book.renew(
+                account,
+                request_id,
+                usd_picos,
+                lease_ns=_nanoseconds(lease_s),
+                idempotency_sha256=idempotency_sha256,
+            )
 
     async def extend(self, holds: Sequence[tuple[str, str, int]], lease_s: float) -> list[int]:
         """Extend a replica's holds, each its account, request id and wanted amount in pico-USD; as `HoldBook.extend`.

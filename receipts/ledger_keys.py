@@ -71,21 +71,21 @@ class LiveKeys:
     def __init__(self) -> None:
         self._keys: dict[bytes, ApiKey] | None = None
 
-    @property
-    def are_known(self) -> bool:
-        """False until they were read once, and again when the database failed."""
-        return self._keys is not None
-
     def read(self, connection: Connection, now_ns: int) -> None:
         """Read them if they aren't known."""
         if self._keys is None:
             rows = connection.execute(select(api_keys).where(_is_live(now_ns)))
             self._keys = {bytes(row.sha256): _key(row) for row in rows}
 
-    def of_hash(self, key_sha256: bytes, now_ns: int) -> ApiKey | None:
-        """The key that is live at that moment; None also while none are known."""
-        key = (self._keys or {}).get(key_sha256)
-        return key if key is not None and key.is_live(now_ns) else None
+    def look_up(self, key_sha256: bytes, now_ns: int) -> tuple[bool, ApiKey | None]:
+        """Whether they are known (not until they were read once, nor after the database failed), and the key that is
+        live at that moment.
+        """
+        keys = self._keys  # once: the writing thread may forget them meanwhile
+        if keys is None:
+            return False, None
+        key = keys.get(key_sha256)
+        return True, key if key is not None and key.is_live(now_ns) else None
 
     def committed(self, changed: Iterable[tuple[bytes, ApiKey]]) -> None:
         """These were stored as they are here."""

@@ -92,25 +92,41 @@ def begin_refund(
     account: str,
     payment_id: str,
     usd_picos: int,
+    reference: str | None,
     now_ns: int,
     random_bytes: Callable[[int], bytes],
 ) -> Entered:
     """Take so much of a top-up off the balance, before its provider is asked to send it back.
 
+    With its ``reference`` it was sent back already: it is finished, and told again nothing happens. Else it is the
+    only one of its top-up that is under way: what is tried again while it isn't known how it ended is no second one.
+
     Raises:
-        LedgerError: no such top-up of the account, or it is more than may go back of it.
+        LedgerError: no such top-up of the account, it is more than may go back of it, another of its refunds is
+            under way, or the reference is another refund's.
     """
     paid = _top_up_of(connection, account, payment_id)
+    name = _PREFIXES["refund"] + random_bytes(_ID_HEX_DIGITS // 2).hex()
+    if reference is not None:
+        _line("a reference", reference, _MOST_TEXT)
+        name = _named("refund", paid.provider or "", reference)
+    elif _is_being_refunded(connection, payment_id):
+        raise LedgerError(f"a refund of {payment_id} is under way: see how it ends before you begin another")
+    known = _find(connection, name)
+    if known is not None:
+        if (known.account, known.refunds, known.usd_picos) != (account, payment_id, usd_picos):
+            raise LedgerError("the reference is that of another refund: of another payment, or another amount")
+        return Entered(payment=known, entries=())
     left = refundable(connection, account, payment_id)
     if _amount(usd_picos) > left:
         raise LedgerError(f"of {payment_id} no more than {left} pico-USD can be refunded")
     refund = Payment(
-        payment_id=_PREFIXES["refund"] + random_bytes(_ID_HEX_DIGITS // 2).hex(),
+        payment_id=name,
         account=account,
         kind="refund",
         usd_picos=usd_picos,
         provider=paid.provider,
-        reference=None,
+        reference=reference,
         refunds=payment_id,
         reason=None,
         created_unix_ns=now_ns,
@@ -179,8 +195,7 @@ def payments_of(connection: Connection, account: str) -> Sequence[Payment]:
 
 def unfinished_refunds(connection: Connection) -> Sequence[Payment]:
     """Refunds, of all accounts, of which the provider's word isn't known: whoever began them died. The oldest first."""
-    waits = (payments.c.kind == "refund") & payments.c.reference.is_(None) & _is_not_reversed()
-    rows = connection.execute(_query(waits).order_by(payments.c.created_unix_ns).limit(_MOST_LISTED))
+    rows = connection.execute(_query(_is_under_way()).order_by(payments.c.created_unix_ns).limit(_MOST_LISTED))
     return tuple(map(_payment, rows))
 
 
@@ -306,6 +321,15 @@ def _query(condition: ColumnElement[bool]) -> Any:  # noqa: ANN401 - SQLAlchemy'
         .scalar_subquery()
     )
     return select(payments, (~_is_not_reversed()).label("is_cancelled"), refunded.label("refunded")).where(condition)
+
+
+def _is_under_way() -> ColumnElement[bool]:
+    return (payments.c.kind == "refund") & payments.c.reference.is_(None) & _is_not_reversed()
+
+
+def _is_being_refunded(connection: Connection, payment_id: str) -> bool:
+    query = select(payments.c.payment_id).where(payments.c.refunds == payment_id, _is_under_way()).limit(1)
+    return connection.scalar(query) is not None
 
 
 def _is_not_reversed() -> ColumnElement[bool]:

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, func, select
+from sqlalchemy import ColumnElement, Connection, Double, Row, Select, cast, func, select
 
-from receipts.ledger_books import halves, joined
+from receipts.ledger_books import HALF, halves, joined
 from receipts.ledger_schema import receipts
 from receipts.usage import MOST_GROUPS, Usage, UsageBy, UsageRow
 
@@ -58,8 +58,10 @@ def groups_statement(
 ) -> Select[Any]:
     """The sums over each group, one more of them than are shown."""
     group = _GROUPS[by]
-    drawn = func.sum(receipts.c.energy_microjoules // 10**9)
-    order = (group,) if by == "day" else (drawn.desc(), func.count().desc(), group)
+    high, low = halves(receipts.c.energy_microjoules)
+    # As a double, which is enough for an order; and the databases differ in where they put null.
+    drawn = func.coalesce(cast(high, Double) * HALF + low, -1)
+    order = (group,) if by == "day" else (drawn.desc(), func.count().desc(), group.nulls_first())
     return (
         select(group.label("its_group"), *_sums())
         .where(*_conditions(account, since_unix_ns, until_unix_ns, workload))

@@ -131,9 +131,7 @@ class LedgerWriter:
         are_known, key = self._ledger.cached_key_of(secret)
         return key if are_known else await self.call(lambda ledger: ledger.key_of(secret))
 
-    async def standing(
-        self, account: str, key_sha256: bytes | None, api_key_id: str | None, workload: str | None
-    ) -> Standing:
+    async def standing(self, account: str, key_sha256: bytes, api_key_id: str, workload: str | None) -> Standing:
         """As `Ledger.standing`; without a wait for the writer's thread where all of it is remembered.
 
         A charge is off the balance, and drawn of the budgets, from its commit on, a moment before `settle` returns and

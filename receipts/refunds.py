@@ -25,7 +25,7 @@ class Refunds:
         balance = await self._writer.balance_usd_picos(account)
         return max(0, min(left, balance - self._book.held_usd_picos(account)))
 
-    async def begin(self, account: str, payment_id: str, usd_picos: int) -> Payment:
+    async def begin(self, account: str, payment_id: str, usd_picos: int, reference: str | None = None) -> Payment:
         """As `Ledger.begin_refund`.
 
         Raises:
@@ -39,6 +39,8 @@ class Refunds:
             free = max(0, balance - (held.held_usd_picos or 0))
             raise LedgerError(held.reason or f"{free} pico-USD are not held for requests under way, which is less")
         try:
-            return await self._writer.call(lambda ledger: ledger.begin_refund(account, payment_id, usd_picos))
+            return await self._writer.call(
+                lambda ledger: ledger.begin_refund(account, payment_id, usd_picos, reference)
+            )
         finally:
             self._book.end(account, hold_id)

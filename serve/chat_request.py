@@ -99,7 +99,7 @@ def _read_messages(messages: object) -> _Messages:
         content = message.get("content")
         parts = content if isinstance(content, list) else [{"type": "text", "text": content or ""}]
         for part in parts:
-            if not isinstance(part, dict) or not isinstance(part.get("text", ""), str):
+            if not isinstance(part, dict) or not all(isinstance(part.get(name, ""), str) for name in ("type", "text")):
                 raise wrong(f"messages.{index}.content", "must be text or a list of content parts")
             texts.append(part.get("text", ""))
             has_images = has_images or part.get("type") == "image_url"

@@ -75,7 +75,7 @@ class VllmEngine:
         served = self._shapes.get(shape)
         if served is None:
             raise RequestRefused(HTTPStatus.BAD_REQUEST, f"this model doesn't serve /v1/{shape}", "model")
-        if (refusal := why_not_served(shape, body)) is not None:
+        if (refusal := why_not_served(body)) is not None:
             raise refusal
         has_trail = bool(body.get("stream")) and why_not_resumable(body) is None
         if delivered and (reason := why_not_resumable(body)) is not None:

@@ -17,12 +17,12 @@ from vllm.entrypoints.pooling.embed.protocol import EmbeddingRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.exceptions import VLLMClientError
 
+from serve.engine_messages import messages_asker
 from serve.errors import EngineBroke, RequestRefused
 from serve.shapes import Shape
 
 _STREAM_ERROR: Final = 'data: {"error"'
 _MESSAGES_ERROR: Final = "event: error"
-_EMBEDDING_ENCODINGS: Final = ("float", "base64")
 
 _Ask = Callable[[Any, Request], Awaitable[Any]]
 
@@ -69,7 +69,6 @@ def served_shapes(state: State) -> dict[Shape, ServedShape]:
     if embedding is not None:
         return {Shape.EMBEDDING: ServedShape(request=_adapter(EmbeddingRequest), ask=embedding)}
     chat, completion = state.openai_serving_chat, state.openai_serving_completion
-    messages = state.anthropic_serving_messages
     parsers = {
         "has_parser": chat.parser_cls is not None,
         "has_reasoning": chat.parser_cls is not None and chat.parser_cls.reasoning_parser_cls is not None,
@@ -84,7 +83,7 @@ def served_shapes(state: State) -> dict[Shape, ServedShape]:
         Shape.COMPLETION: ServedShape(request=_adapter(CompletionRequest), ask=completion.create_completion),
         Shape.MESSAGES: ServedShape(
             request=_adapter(AnthropicMessagesRequest),
-            ask=messages.create_messages,
+            ask=messages_asker(state.anthropic_serving_messages),
             opens_empty=True,
             **parsers,
         ),
@@ -95,20 +94,15 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:  # noqa: ANN401 - one of vLLM's cla
     return TypeAdapter(kind)
 
 
-def why_not_served(shape: Shape, body: Mapping[str, Any]) -> RequestRefused | None:
+def why_not_served(body: Mapping[str, Any]) -> RequestRefused | None:
     """What vLLM would do and the mesh can't carry; None for everything else.
 
-    A beam search goes on in steps of its own, which nothing could end where an account's money ends. Embeddings in
-    other encodings aren't JSON.
+    A beam search goes on in steps of its own, which nothing could end where an account's money ends.
     """
-    if body.get("use_beam_search"):
-        return _unprocessable("use_beam_search", "isn't supported")
-    encoding = body.get("encoding_format", "float") or "float"
-    if shape is Shape.EMBEDDING and body.get("stream"):
-        return _unprocessable("stream", "isn't supported for embeddings")
-    if shape is Shape.EMBEDDING and encoding not in _EMBEDDING_ENCODINGS:
-        return _unprocessable("encoding_format", f"must be one of {', '.join(_EMBEDDING_ENCODINGS)}")
-    return None
+    param = "use_beam_search"
+    if not body.get(param):
+        return None
+    return RequestRefused(HTTPStatus.UNPROCESSABLE_ENTITY, f"{param} isn't supported", param)
 
 
 def stream_error(event: str) -> RequestRefused | EngineBroke | None:
@@ -141,10 +135,6 @@ def _as_error(answer: ErrorResponse) -> RequestRefused | EngineBroke:
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return EngineBroke(answer.error.type)
     return RequestRefused(status, answer.error.message, answer.error.param)
-
-
-def _unprocessable(param: str, message: str) -> RequestRefused:
-    return RequestRefused(HTTPStatus.UNPROCESSABLE_ENTITY, f"{param} {message}", param)
 
 
 def _invalid(wrong: ValidationError) -> RequestRefused:

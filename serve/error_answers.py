@@ -54,11 +54,11 @@ def refusal_answer(request: Request, refusal: RequestRefused) -> JSONResponse:
     return JSONResponse(body, status.value, headers=headers)
 
 
-def fault_answer(request: Request, error: Exception) -> JSONResponse:
-    """A fault of ours: logged by its type and place, since its text could quote a prompt."""
-    _LOG.error("request %s: %s", request.state.request_id, fault_place(error))
+def fault_refusal(request_id: str, error: Exception) -> RequestRefused:
+    """For the client of a fault of ours, which is logged by type and place alone: its text could quote a prompt."""
+    _LOG.error("request %s: %s", request_id, fault_place(error))
     message = "internal error; the request id tells where to look"
-    return refusal_answer(request, RequestRefused(HTTPStatus.INTERNAL_SERVER_ERROR, message))
+    return RequestRefused(HTTPStatus.INTERNAL_SERVER_ERROR, message)
 
 
 async def _refused(request: Request, refusal: Exception) -> Response:

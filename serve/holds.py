@@ -1,7 +1,8 @@
 """Holds of the requests that an ingress has under way: placed with the ledger, renewed until they end.
 
 A ledger that was restarted has no holds: it gets them with the next renewal, and at once when its answer to a placing
-shows that it is another's. What is placed between may count on the same balance, and the account go below zero by it.
+shows that it is another's, which is then asked for anew. What other ingresses place until their own renewal may count
+on the same balance, and repeat a request that is under way here.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ from http import HTTPStatus
 from typing import Protocol
 from weakref import WeakValueDictionary
 
-from receipts.holds import Admission, HoldAnswer, HoldWanted
+from receipts.holds import Admission, HoldAnswer, HoldWanted, Renewal
 from serve.errors import RequestRefused
 from serve.messages import Allowance
 
@@ -31,7 +32,7 @@ class HoldLedger(Protocol):
     async def place(self, wanted: HoldWanted) -> HoldAnswer:
         """As `LedgerActor.place_hold`."""
 
-    async def renew(self, holds: Sequence[tuple[str, str, int]], lease_s: float) -> None:
+    async def renew(self, holds: Sequence[Renewal], lease_s: float) -> None:
         """As `LedgerActor.renew_holds`."""
 
     def release(self, account: str, request_id: str) -> None:
@@ -57,6 +58,7 @@ class Holds:
         self._open: WeakValueDictionary[str, Hold] = WeakValueDictionary()
         self._renewing: asyncio.Task[None] | None = None
         self._book_began_ns: int | None = None
+        self._telling = asyncio.Lock()
 
     @property
     def lease_s(self) -> float:
@@ -82,20 +84,34 @@ class Holds:
             idempotency_sha256=admission.idempotency_sha256,
         )
         try:
-            answer = await self._ledger.place(wanted)
-            if answer.book_began_ns != self._book_began_ns:
-                self._book_began_ns = answer.book_began_ns
-                await self._renew()
+            answer = await self._place(wanted)
         except BaseException:
             # It may be placed all the same: the answer was lost, or the client went without waiting for it.
             self._ledger.release(account, request_id)
             raise
         if answer.outcome != "placed":
             raise _refusal(usd_picos, answer)
-        hold = self._open[request_id] = Hold(self, account, request_id, usd_picos)
+        hold = self._open[request_id] = Hold(
+            self, account, request_id, usd_picos, idempotency_sha256=admission.idempotency_sha256
+        )
         if self._renewing is None or self._renewing.done():
             self._renewing = asyncio.create_task(self._renew_while_open())
         return hold
+
+    async def _place(self, wanted: HoldWanted) -> HoldAnswer:
+        """The ledger's answer; by a new book that of when it had all which is open here."""
+        answer = await self._ledger.place(wanted)
+        if answer.book_began_ns == self._book_began_ns:
+            return answer
+        async with self._telling:
+            if answer.book_began_ns != self._book_began_ns and await self._renew():
+                self._book_began_ns = answer.book_began_ns
+        if not self._open:
+            return answer
+        again = await self._ledger.place(wanted)
+        if answer.outcome == "placed" != again.outcome:
+            self._ledger.release(wanted.account, wanted.request_id)
+        return again
 
     def release(self, hold: "Hold") -> None:
         """As `Hold.release`."""
@@ -115,7 +131,10 @@ class Holds:
 
     async def _renew(self) -> bool:
         # Values only: what is referred to while it waits would never be dropped.
-        holds = [(hold.account, hold.request_id, hold.usd_picos) for hold in self._open.values()]
+        holds = [
+            Renewal(hold.account, hold.request_id, hold.usd_picos, hold.idempotency_sha256)
+            for hold in self._open.values()
+        ]
         if not holds:
             return True
         try:
@@ -134,11 +153,20 @@ class Hold:
     it had under way, all of which it could pay when it began.
     """
 
-    def __init__(self, holds: Holds, account: str, request_id: str, usd_picos: int) -> None:
+    def __init__(
+        self,
+        holds: Holds,
+        account: str,
+        request_id: str,
+        usd_picos: int,
+        *,
+        idempotency_sha256: str | None,
+    ) -> None:
         self._holds = holds
         self.account = account
         self.request_id = request_id
         self.usd_picos = usd_picos
+        self.idempotency_sha256 = idempotency_sha256
         self._is_charged_later = False
 
     def allowance(self, usd_per_kwh: float) -> Allowance:

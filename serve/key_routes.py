@@ -127,7 +127,10 @@ class KeyRoutes:
         return await self._one(caller.account, key_id)
 
     async def rotate(self, request: Request, key_id: KeyId, response: Response) -> NewKeyShown:
-        """Make a key like this one, which itself expires after `overlap_s` seconds, a day if nothing is said."""
+        """Make a key like this one, which itself expires after `overlap_s` seconds, a day if nothing is said.
+
+        It has the budgets of this one, and has drawn nothing of them yet.
+        """
         caller = await self._authentication.caller(request, Scope.BILLING_ADMIN)
         rotation = await read_body_as(request, Rotation)
         if (await self._one(caller.account, key_id)).status != "live":

@@ -84,12 +84,14 @@ class MeterActor:
         ``context`` is the one that it began with: a later attempt on the same replica goes on. Waits a while for a
         ledger that is away; the settlement is delivered later whatever is raised then.
 
-        None where there is no receipt: the engine refused the request and ran nothing, or the attempt failed.
+        None where there is no receipt: the engine refused the request, or the attempt failed. What an engine ran before
+        it refused, as for an answer that it then couldn't put into its form, is the mesh's overhead.
         """
-        if outcome == "refused":
-            self._meter.acknowledge(self._meter.settle(request_id, "aborted", replica=replica, context=context))
+        word = "failed" if outcome == "refused" else outcome
+        settlement = self._meter.settle(request_id, word, replica=replica, context=context)
+        if outcome == "refused" and settlement.tokens.input == 0:
+            self._meter.acknowledge(settlement)  # it ran nothing: there is nothing to book
             return None
-        settlement = self._meter.settle(request_id, outcome, replica=replica, context=context)
         give_up = time.monotonic() + _WAITS_FOR_LEDGER_S
         while True:
             try:

@@ -8,10 +8,13 @@ from typing import Final
 
 from fastapi import FastAPI, Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Send
+from starlette.types import Scope as AsgiScope
 
 from serve.answer import energy_headers, unary_body, with_energy
 from serve.authentication import Authentication, Scope
 from serve.door import Answer, Door
+from serve.error_answers import fault_refusal
 from serve.error_envelopes import stream_error
 from serve.errors import RequestRefused
 from serve.messages import Payload, Settled
@@ -96,7 +99,24 @@ async def _unary(answer: Answer) -> Response:
 
 
 def _streamed(answer: Answer, asked: ModelRequest) -> Response:
-    return StreamingResponse(_events(answer, asked), media_type="text/event-stream", headers=answer_headers(answer))
+    return _Stream(_events(answer, asked), answer)
+
+
+class _Stream(StreamingResponse):
+    """Ends the answer when its client goes: Starlette leaves what it sends suspended, until garbage is collected."""
+
+    def __init__(self, events: AsyncGenerator[bytes, None], answer: Answer) -> None:
+        super().__init__(events, media_type="text/event-stream", headers=answer_headers(answer))
+        self._events = events
+        self._items = answer.items
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        """As ASGI has it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._events.aclose()
+            await self._items.aclose()  # of one that was never asked for an event
 
 
 async def _events(answer: Answer, asked: ModelRequest) -> AsyncGenerator[bytes, None]:
@@ -104,5 +124,6 @@ async def _events(answer: Answer, asked: ModelRequest) -> AsyncGenerator[bytes, 
         try:
             async for event in with_energy(items, asked.shape, include_usage=asked.include_usage):
                 yield event
-        except RequestRefused as refusal:
+        except Exception as error:  # noqa: BLE001 - a stream that only ended would look whole
+            refusal = error if isinstance(error, RequestRefused) else fault_refusal(answer.request_id, error)
             yield stream_error(asked.shape, refusal.status, refusal.message, answer.request_id)

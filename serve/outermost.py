@@ -8,7 +8,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.error_answers import fault_answer, refusal_answer
+from serve.error_answers import fault_refusal, refusal_answer
 from serve.errors import RequestRefused
 
 MOST_HEADER_BYTES: Final = 32 * 1024
@@ -51,9 +51,9 @@ class Outermost:
                 return
             await self._app(scope, receive, watched_send)
         except Exception as error:  # noqa: BLE001 - the boundary of a request
-            response = fault_answer(Request(scope), error)
+            refusal = fault_refusal(request_id, error)
             if not has_begun:
-                await response(scope, receive, watched_send)
+                await refusal_answer(Request(scope), refusal)(scope, receive, watched_send)
 
 
 def _too_many_headers(scope: Scope) -> RequestRefused | None:

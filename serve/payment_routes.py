@@ -56,7 +56,7 @@ class TopUpWanted(Body):
 
 class RefundOf(Body):
     """How much to send back; null: as much as can be. A transfer is sent back by the operator, who says from which
-    `account`, and the `reference` of the transfer back.
+    `account`, and the `reference` of the transfer back: entered again, nothing happens.
     """
 
     usd: UsdWanted | None = None
@@ -199,24 +199,31 @@ class PaymentRoutes:
         """Send a top-up, or a part of it, back to where it came from: at most what is left of it and of the balance.
 
         With 502 the provider's word is not known yet; the mesh asks again by itself, and `/v1/top-ups` shows the end.
+        Until then no other refund of this top-up begins.
         """
         caller = await self._authentication.caller(request, Scope.BILLING_ADMIN)
         wanted = await read_body_as(request, RefundOf)
         account = self._account_meant(caller, wanted.account)
-        payment = await self._top_up(account, payment_id)
+        payments: Sequence[Payment] = await self._ledger.payments.remote(account)
+        payment = _top_up(payments, payment_id)
         if payment.provider == MANUAL:
             self._check_operator(caller, "sends transfers back")
             if wanted.reference is None:
                 raise _wrong("reference", "names the transfer back")
+            if (entered := _entered_before(payments, payment_id, wanted)) is not None:
+                return payment_shown(entered)
         elif payment.provider != self._provider.name:
             raise _conflict(f"it was paid by {payment.provider}, which this mesh does not use now")
         elif wanted.reference is not None:
             raise _wrong("reference", "is for transfers")
         usd_picos = await self._refund_amount(account, payment, wanted.usd)
         with ledgers_word():
-            refund: Payment = await self._ledger.begin_refund.remote(account, payment_id, usd_picos)
-        reference = wanted.reference or await self._sent(payment, refund)
-        return payment_shown(await self._ledger.finish_refund.remote(refund.payment_id, reference))
+            refund: Payment = await self._ledger.begin_refund.remote(account, payment_id, usd_picos, wanted.reference)
+        if wanted.reference is not None:
+            return payment_shown(refund)
+        reference = await self._sent(payment, refund)
+        with ledgers_word():
+            return payment_shown(await self._ledger.finish_refund.remote(refund.payment_id, reference))
 
     async def credit(self, request: Request) -> PaymentShown:
         """Give an account credit. For the operator's account."""
@@ -253,13 +260,6 @@ class PaymentRoutes:
         with ledgers_word():
             entered: Payment = await self._ledger.top_up.remote(wanted.account, usd_picos, MANUAL, wanted.reference)
         return entered
-
-    async def _top_up(self, account: str, payment_id: str) -> Payment:
-        found: Sequence[Payment] = await self._ledger.payments.remote(account)
-        payment = next((each for each in found if each.payment_id == payment_id and each.kind == "top-up"), None)
-        if payment is None:
-            raise RequestRefused(HTTPStatus.NOT_FOUND, f"the account has no top-up {payment_id[:64]!r}", "payment_id")
-        return payment
 
     async def _refund_amount(self, account: str, payment: Payment, usd: str | None) -> int:
         unit = 1 if payment.provider == MANUAL else self._provider.smallest_usd_picos
@@ -319,6 +319,26 @@ async def send_back(ledger: ActorHandle[Any], provider: PaymentProvider, payment
     except PaymentRefused as refusal:
         await ledger.cancel_refund.remote(refund.payment_id, str(refusal))
         raise
+
+
+def _top_up(found: Sequence[Payment], payment_id: str) -> Payment:
+    payment = next((each for each in found if each.payment_id == payment_id and each.kind == "top-up"), None)
+    if payment is None:
+        raise RequestRefused(HTTPStatus.NOT_FOUND, f"the account has no top-up {payment_id[:64]!r}", "payment_id")
+    return payment
+
+
+def _entered_before(found: Sequence[Payment], payment_id: str, wanted: RefundOf) -> Payment | None:
+    """The transfer back that this is again, if it is."""
+    usd_picos = None if wanted.usd is None else usd_to_picos(wanted.usd)
+    return next(
+        (
+            each
+            for each in found
+            if (each.refunds, each.reference) == (payment_id, wanted.reference) and usd_picos in (None, each.usd_picos)
+        ),
+        None,
+    )
 
 
 def payment_shown(payment: Payment) -> PaymentShown:

@@ -6,7 +6,8 @@ Whichever ingress does it, and however often, each is paid once: by its name, wh
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 from ray.actor import ActorHandle
@@ -20,6 +21,7 @@ _AFTER_REFUSAL_S: Final = 3600.0
 _LEFT_AFTER_NS: Final = 600 * 10**9
 """A refund that was begun so long ago is nobody's any more; a call to the provider is given up well before."""
 _ID_HEX_DIGITS: Final = 32
+_TROUBLES_TOLD: Final = 3
 
 _LOG = logging.getLogger(__name__)
 
@@ -51,22 +53,26 @@ class PaymentWatch:
             await self.look_once()
 
     async def look_once(self) -> None:
-        """One look. The ledger may be away while it restarts."""
-        try:
-            await self._recharge()
-            await self._finish_refunds()
-            self._said = None
-        except Exception as error:  # noqa: BLE001 - whatever it is, the watch must go on
-            kind = type(error).__name__
-            if kind != self._said:  # else it is the same trouble as the last time
-                _LOG.warning("payments can't be looked at now: %s", kind)
-            self._said = kind
+        """One look. The ledger may be away while it restarts, and what goes wrong for one account is no other's."""
+        troubles: list[str] = []
+        with _noted(troubles):
+            due: Sequence[DueRecharge] = await self._ledger.accounts_to_recharge.remote()
+            for recharge in due:
+                with _noted(troubles):
+                    await self._recharge(recharge)
+        with _noted(troubles):
+            left: Sequence[Payment] = await self._ledger.unfinished_refunds.remote()
+            for refund in left:
+                with _noted(troubles):
+                    await self._finish(refund)
+        said = "; ".join(troubles[:_TROUBLES_TOLD]) or None
+        if said is not None and said != self._said:  # else it is the same trouble as the last time
+            _LOG.warning("payments can't all be looked after now: %s", said)
+        self._said = said
 
-    async def _recharge(self) -> None:
-        due: Sequence[DueRecharge] = await self._ledger.accounts_to_recharge.remote()
-        for each in due:
-            if each.recharge.provider == self._provider.name and self._may_try(charge_id(each)):
-                await self._charge(each)
+    async def _recharge(self, due: DueRecharge) -> None:
+        if due.recharge.provider == self._provider.name and self._may_try(charge_id(due)):
+            await self._charge(due)
 
     async def _charge(self, due: DueRecharge) -> None:
         recharge, name = due.recharge, charge_id(due)
@@ -88,14 +94,10 @@ class PaymentWatch:
         if paid is not None:
             await enter(self._ledger, self._provider.name, paid)
 
-    async def _finish_refunds(self) -> None:
-        left: Sequence[Payment] = await self._ledger.unfinished_refunds.remote()
-        now_ns = self._wall_clock_ns()
-        for refund in left:
-            if refund.provider == self._provider.name and now_ns - refund.created_unix_ns > _LEFT_AFTER_NS:
-                await self._finish(refund)
-
     async def _finish(self, refund: Payment) -> None:
+        is_left = self._wall_clock_ns() - refund.created_unix_ns > _LEFT_AFTER_NS
+        if not is_left or refund.provider != self._provider.name:
+            return
         payments: Sequence[Payment] = await self._ledger.payments.remote(refund.account)
         payment = next(each for each in payments if each.payment_id == refund.refunds)
         try:
@@ -113,6 +115,15 @@ class PaymentWatch:
             return False
         del self._refused[name]
         return True
+
+
+@contextmanager
+def _noted(troubles: list[str]) -> Iterator[None]:
+    """What goes wrong, by its kind: its text may say more than belongs into a log. The watch must go on."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - whatever it is
+        troubles.append(type(error).__name__)
 
 
 def charge_id(due: DueRecharge) -> str:

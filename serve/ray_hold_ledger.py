@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from ray.actor import ActorHandle
 
-from receipts.holds import HoldAnswer, HoldWanted
+from receipts.holds import HoldAnswer, HoldWanted, Renewal
 
 
 class RayHoldLedger:
@@ -18,7 +18,7 @@ class RayHoldLedger:
         """As `HoldLedger.place`."""
         return cast("HoldAnswer", await self._ledger.place_hold.remote(wanted))
 
-    async def renew(self, holds: Sequence[tuple[str, str, int]], lease_s: float) -> None:
+    async def renew(self, holds: Sequence[Renewal], lease_s: float) -> None:
         """As `HoldLedger.renew`."""
         await self._ledger.renew_holds.remote(holds, lease_s)
 

@@ -17,12 +17,12 @@ from serve.pools import Pool
 from serve.shapes import Shape
 
 _ANSWER_IDS = {
-    Shape.CHAT: "chatcmpl",
-    Shape.COMPLETION: "cmpl",
-    Shape.EMBEDDING: "embd",
-    Shape.MESSAGES: "chatcmpl",
+    Shape.CHAT: "chatcmpl-",
+    Shape.COMPLETION: "cmpl-",
+    Shape.EMBEDDING: "embd-",
+    Shape.MESSAGES: "msg_",
 }
-"""What vLLM puts before the request's id in the id of its answer; an embedding's answer has none."""
+"""What an engine puts before the request's id in the id of its answer; an embedding's answer has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +78,7 @@ class AskedRequest:
         site, grid, placed = pool.site, self.carbon.intensity(pool.site.grid_zone), self.placed
         return RequestContext(
             receipt_id=f"rcpt_{self.request_id}",
-            workload_id=f"{_ANSWER_IDS[self.shape]}-{self.request_id}",
+            workload_id=f"{_ANSWER_IDS[self.shape]}{self.request_id}",
             kind="ml-inference",
             model=pool.model,
             model_revision=pool.model_revision,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from receipts.arithmetic import price_usd_picos
+from receipts.holds import Renewal
 from serve.messages import Allowance
 
 LOOK_EVERY_S = 0.25
@@ -31,7 +32,7 @@ class HoldExtender(Protocol):
     async def extend(self, holds: Sequence[tuple[str, str, int]], lease_s: float) -> Sequence[int]:
         """As `LedgerActor.extend_holds`: what is held for each from now on."""
 
-    async def renew(self, holds: Sequence[tuple[str, str, int]], lease_s: float) -> None:
+    async def renew(self, holds: Sequence[Renewal], lease_s: float) -> None:
         """As `LedgerActor.renew_holds`."""
 
 
@@ -163,7 +164,7 @@ class RunningCharges:
     async def _renew(self, due: Mapping[str, RunningCharge]) -> None:
         if not due:
             return
-        holds = [(each.allowance.account, request_id, each.held_usd_picos) for request_id, each in due.items()]
+        holds = [Renewal(each.allowance.account, request_id, each.held_usd_picos) for request_id, each in due.items()]
         await self._ledger.renew(holds, _lease_s(due.values()))
         for charge in due.values():
             charge.held_at_s = self._clock()

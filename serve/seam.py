@@ -13,8 +13,15 @@ from serve.errors import SeamBroken
 from serve.messages import DONE
 
 _DATA: Final = b"data: "
-_TEXT_PARTS: Final = frozenset(
-    {"text", "input_text", "output_text", "refusal", "thinking", "redacted_thinking", "tool_use", "tool_result"}
+_TEXT_PARTS: Final = (
+    "text",
+    "input_text",
+    "output_text",
+    "refusal",
+    "thinking",
+    "redacted_thinking",
+    "tool_use",
+    "tool_result",
 )
 _COUNT_THE_ANSWER: Final = (
     "frequency_penalty",
@@ -60,15 +67,17 @@ def why_not_resumable(body: Mapping[str, Any]) -> str | None:
 
 
 def _content_types(body: Mapping[str, Any]) -> Iterator[object]:
-    for message in body.get("messages") or ():
+    """Of whatever a client sent: a shape without messages checks none, and no shape what is inside a tool's result."""
+    messages = body.get("messages")
+    for message in messages if isinstance(messages, list) else ():
         for part in _parts(message):
             yield part.get("type", "text")
             if part.get("type") == "tool_result":
                 yield from (inner.get("type", "text") for inner in _parts(part))
 
 
-def _parts(message: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    content = message.get("content")
+def _parts(message: object) -> Iterator[Mapping[str, Any]]:
+    content = message.get("content") if isinstance(message, dict) else None
     return (part for part in content if isinstance(part, dict)) if isinstance(content, list) else iter(())
 
 

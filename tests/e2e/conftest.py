@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from running_echo import free_port
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +36,6 @@ def run_jc(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[
         text=True,
         check=False,
     )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

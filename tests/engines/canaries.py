@@ -49,6 +49,7 @@ class Canaries:
             self._refused(shape)
             self._failed(shape)
             self._unreadable(shape)
+        self._in_plans()
         self._with_a_repeated_key()
         self._make_a_key()
         self._in_every_member()
@@ -81,6 +82,20 @@ class Canaries:
         self._post("a key twice", shape, '{"{}": 1, "{}": 2}', 400)
         self._post("bad UTF-8", shape, '{"prompt": "{}\udcff"}', 400)
         self._post("a list", shape, '["{}"]', 400)
+
+    def _in_plans(self) -> None:
+        """What would be done with a request, of which nothing is run."""
+        for body, expected in ((self._body(Shape.CHAT, "{}"), 200), ('{"messages": "{}', 400)):
+            word = self.word()
+            response = requests.post(
+                f"{self._mesh.url}/v1/explain",
+                data=body.replace("{}", word),
+                headers={**self._mesh.headers, "Content-Type": "application/json"},
+                timeout=_TIMEOUT_S,
+            )
+            self.sent.append(
+                Sent(word=word, how="explain", expected=expected, status=response.status_code, text=response.text)
+            )
 
     def _with_a_repeated_key(self) -> None:
         headers = {"Idempotency-Key": self.word()}

@@ -4,9 +4,10 @@
 
 It burns a little processor time per word and reports its steps, so that a real meter has something to meter.
 A message starting with ``!refuse``, ``!break``, ``!crash`` or ``!hang`` does that instead, and ``!raise`` fails with an
-error that quotes the message; one with ``!slow`` is told a word a second, and with ``!freeze`` the whole process stands
-still for a while. ``!pace SECONDS`` is told a word in so many seconds. ``!break-once``, ``!crash-once``, ``!hang-once``
-and ``!freeze-once`` do it only where no word was delivered before, so that a stream that is resumed gets over it.
+error that quotes the message. ``!refuse-late`` is refused after its first word, as an answer that can't be put into its
+form. With ``!slow`` it is told a word a second, and with ``!freeze`` the whole process stands still for a while.
+``!pace SECONDS`` is told a word in so many seconds. ``!break-once``, ``!crash-once``, ``!hang-once`` and
+``!freeze-once`` do it only where no word was delivered before, so that a stream that is resumed gets over it.
 
 A word's token id is made from the word and its place: the same on every replica, and a resume with others is noticed.
 """
@@ -177,6 +178,8 @@ async def _misbehave(words: Sequence[str], index: int, *, is_resumed: bool) -> N
     command, _, once = "".join(words[:1]).partition("-")
     if index == 0 or (once and is_resumed):
         return
+    if command == "!refuse":
+        raise RequestRefused(HTTPStatus.BAD_REQUEST, "refused late as asked", "messages")
     if command == "!break":
         raise EngineBroke("as asked")
     if command == "!raise":

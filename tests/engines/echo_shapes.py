@@ -170,7 +170,7 @@ class MessagesShape:
     """Anthropic's messages, as vLLM makes them from a chat completion's chunks."""
 
     def __init__(self, request_id: str, model: str, body: Mapping[str, Any]) -> None:
-        self._id = f"chatcmpl-{request_id}"
+        self._id = f"msg_{request_id}"
         self._model = model
         self._block = -1
         self._open: int | None = None

@@ -1,5 +1,6 @@
 """A real local Ray with the whole mesh on it, and an engine that needs no model."""
 
+import importlib.resources
 import json
 import os
 import socket
@@ -10,8 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import requests
+import yaml
 
 _SERVE_ECHO = Path(__file__).with_name("serve_echo.py")
 # As `jc down` has it: Serve may take a minute to say that it has deleted what is gone.
@@ -69,6 +72,12 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def built_in_settings() -> dict[str, Any]:
+    """The settings of a mesh that is given none, to change for a test."""
+    settings: dict[str, Any] = yaml.safe_load(importlib.resources.files("clusters").joinpath("local.yaml").read_text())
+    return settings
+
+
 def start_echo(
     data_dir: Path,
     port: int,
@@ -77,6 +86,7 @@ def start_echo(
     accounts: Sequence[str] = (),
     record_nonces: bool = False,
     nodes: Path | None = None,
+    config: Path | None = None,
 ) -> "subprocess.Popen[str]":
     """A mesh in a process of its own; stderr is captured only when it is to fail."""
     command = [sys.executable, str(_SERVE_ECHO), str(data_dir), str(port)]
@@ -85,6 +95,8 @@ def start_echo(
     command += [f"--nodes={nodes}"] if nodes else []
     # Ray's workers look here for the recording signer, and get what they start from by this process's environment.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_SERVE_ECHO.parent), *_python_path()])}
+    if config is not None:
+        environment["JC_CONFIG"] = str(config)
     if fail_with is not None:
         command += ["--fail-with", fail_with]
     stderr = None if fail_with is None else subprocess.PIPE
@@ -110,11 +122,23 @@ def _python_path() -> list[str]:
 
 @contextmanager
 def running_echo_mesh(
-    data_dir: Path, *, accounts: Sequence[str] = (), record_nonces: bool = False, nodes: Path | None = None
+    data_dir: Path,
+    *,
+    accounts: Sequence[str] = (),
+    record_nonces: bool = False,
+    nodes: Path | None = None,
+    settings: Mapping[str, object] | None = None,
 ) -> Iterator[EchoMesh]:
-    """Start a mesh on the folder and stop it; it makes a key for each of ``accounts``. ``nodes`` as `jc up --nodes`."""
-    port = free_port()
-    process = start_echo(data_dir, port, accounts=accounts, record_nonces=record_nonces, nodes=nodes)
+    """Start a mesh on the folder and stop it; it makes a key for each of ``accounts``. ``nodes`` as `jc up --nodes`.
+
+    Without ``settings`` it has those that JC_CONFIG names, or the built-in ones.
+    """
+    port, config = free_port(), None
+    if settings is not None:
+        data_dir.mkdir(mode=0o700, exist_ok=True)
+        config = data_dir / "mesh.yaml"
+        config.write_text(yaml.safe_dump(settings))
+    process = start_echo(data_dir, port, accounts=accounts, record_nonces=record_nonces, nodes=nodes, config=config)
     assert process.stdout is not None
     try:
         key = process.stdout.readline().strip()

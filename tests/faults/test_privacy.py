@@ -1,7 +1,6 @@
 """Prompts, answers and secrets are in memory only: what clients tell a mesh is in none of its files and metrics."""
 
 import contextlib
-import importlib.resources
 import json
 import secrets
 import shutil
@@ -14,9 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
-import yaml
 from canaries import Canaries
-from running_echo import EchoMesh, running_echo_mesh
+from running_echo import EchoMesh, built_in_settings, running_echo_mesh
 
 _BETWEEN_TOKENS_S = 3
 # A request that may fill the model's context costs more than a new account's five dollars; one of 32 tokens, cents.
@@ -49,18 +47,16 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def told(folder) -> Iterator[Told]:
-    settings = yaml.safe_load(importlib.resources.files("clusters").joinpath("local.yaml").read_text())
+    settings = built_in_settings()
     settings["deadlines"]["between_tokens_s"] = _BETWEEN_TOKENS_S
     settings["placement"]["attempts"] = 2
     settings["price"]["usd_per_kwh"] = _USD_PER_KWH
-    config, temporary = folder / "mesh.yaml", folder / "tmp"
-    config.write_text(yaml.safe_dump(settings))
+    temporary = folder / "tmp"
     temporary.mkdir()
     stem = f"canary{secrets.token_hex(8)}"
     with contextlib.ExitStack() as running, pytest.MonkeyPatch.context() as environment:
-        environment.setenv("JC_CONFIG", str(config))
         environment.setenv("TMPDIR", str(temporary))
-        mesh = running.enter_context(running_echo_mesh(folder / "data"))
+        mesh = running.enter_context(running_echo_mesh(folder / "data", settings=settings))
         canaries = Canaries(mesh, stem)
         canaries.tell_everything()
         needles = (stem.encode(), *(secret.encode() for secret in canaries.secrets))

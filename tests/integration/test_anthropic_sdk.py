@@ -49,7 +49,9 @@ def test_a_message_is_anthropics_with_its_energy_beside_it(client):
 def test_headers_body_and_receipt_agree(client, echo_mesh):
     raw = client.messages.with_raw_response.create(**_asking("one two"))
     receipt = echo_mesh.receipt(raw.headers["X-Receipt-Id"])
-    energy = raw.parse().model_extra["energy"]
+    answer = raw.parse()
+    energy = answer.model_extra["energy"]
+    assert answer.id == receipt["workload"]["id"] == f"msg_{receipt['receipt_id'].removeprefix('rcpt_')}"
     assert float(raw.headers["X-Energy-Joules"]) == energy["joules"] == receipt["energy"]["total_joules"] > 0
     assert receipt["workload"]["tokens"]["output"] == 2
     assert raw.headers["X-Region"] == "local"

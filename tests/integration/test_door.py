@@ -2,6 +2,8 @@
 
 import concurrent.futures
 import socket
+import sqlite3
+from contextlib import closing
 
 import pytest
 import requests
@@ -50,6 +52,20 @@ def test_the_engines_own_refusal_comes_through_and_promises_no_receipt(echo_mesh
     response = echo_mesh.chat("!refuse this")
     assert _check_envelope(response, 400, "bad_request")["message"] == "refused as asked"
     assert "X-Receipt-Id" not in response.headers
+
+
+@pytest.mark.parametrize(("message", "times"), [("!refuse this", 0), ("!refuse-late after a word", 1)])
+def test_what_an_engine_ran_before_it_refused_is_booked_as_the_meshs(echo_mesh, message, times):
+    response = echo_mesh.chat(message)
+    assert response.status_code == 400
+    booked = "SELECT count(*), sum(energy_microjoules > 0) FROM failed_attempts WHERE request_id = ?"
+    request_id = response.headers["X-Request-Id"]
+
+    def is_booked() -> bool:
+        with closing(sqlite3.connect(f"file:{echo_mesh.data_dir}/ledger.sqlite3?mode=ro", uri=True)) as ledger:
+            return ledger.execute(booked, (request_id,)).fetchone() == (times, times or None)
+
+    assert echo_mesh.wait_until(is_booked, 5)
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer jc_LIVE_wrong"}, {"Authorization": "Basic eDp5"}])

@@ -8,33 +8,30 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
-import yaml
-from running_echo import EchoMesh, events, running_echo_mesh
+from running_echo import EchoMesh, built_in_settings, events, running_echo_mesh
 
 _LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
 _SLOW_READER_S = 2
+_BODY_S = 5
 _MOST_REQUESTS = 4
-_UNREAD_WORDS, _UNREAD_WORD_CHARACTERS = 35, 100_000
+_LARGE_WORDS, _LARGE_WORD_CHARACTERS = 80, 100_000
 
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory) -> Iterator[EchoMesh]:
     folder = tmp_path_factory.mktemp("fast")
-    settings = yaml.safe_load((Path(__file__).parents[2] / "clusters" / "local.yaml").read_text())
+    settings = built_in_settings()
     settings["mesh"]["fast_path"] = True
     settings["ingress"]["most_requests"] = _MOST_REQUESTS
-    settings["deadlines"]["slow_reader_s"] = _SLOW_READER_S
+    settings["deadlines"] |= {"slow_reader_s": _SLOW_READER_S, "body_s": _BODY_S}
     for model in settings["models"]:
-        model["context_tokens"] = 100 * _UNREAD_WORDS * _UNREAD_WORD_CHARACTERS
+        model["context_tokens"] = 100 * _LARGE_WORDS * _LARGE_WORD_CHARACTERS
         model["prior_joules_per_token"] = 1e-6
-    config = folder / "mesh.yaml"
-    config.write_text(yaml.safe_dump(settings))
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("JC_CONFIG", str(config))
-        with running_echo_mesh(folder) as running:
-            yield running
+    with running_echo_mesh(folder, settings=settings) as running:
+        yield running
     assert not _processes_of(folder), "something of the mesh goes on after it was stopped"
 
 
@@ -53,21 +50,8 @@ def _processes_of(folder: Path) -> list[int]:
 
 
 def _descendants(pid: int) -> set[int]:
-    children: dict[int, list[int]] = {}
-    for each in Path("/proc").iterdir():
-        if each.name.isdigit():
-            try:
-                parent = int((each / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            children.setdefault(parent, []).append(int(each.name))
-    found, left = set(), [pid]
-    while left:
-        one = left.pop()
-        if one not in found:
-            found.add(one)
-            left += children.get(one, [])
-    return found
+    root = psutil.Process(pid)
+    return {each.pid for each in (root, *root.children(recursive=True))}
 
 
 def _listening(pids: set[int]) -> dict[str, set[int]]:
@@ -105,6 +89,7 @@ def test_a_unary_answer_and_a_stream_with_their_joules(mesh):
     answer = mesh.chat("one two three")
     assert answer.status_code == 200
     assert answer.json()["energy"]["receipt_id"] == answer.headers["X-Receipt-Id"]
+    assert f"rcpt_{answer.headers['X-Request-Id']}" == answer.headers["X-Receipt-Id"], "it has one id, the mesh's"
     with mesh.chat("one two three", stream=True, stream_options={"include_usage": True}) as stream:
         parsed = events(stream)
     assert parsed[-1] == "[DONE]"
@@ -121,6 +106,18 @@ def test_our_own_errors_pass_untouched(mesh):
     refused = requests.post(f"{mesh.url}/v1/chat/completions", json={}, timeout=30)
     assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
     assert requests.get(f"{mesh.url}/nowhere", timeout=30).json()["error"]["code"] == "not_found"
+
+
+def _large_text() -> str:
+    """Eight million characters: twice what gRPC takes by itself, and nearly what the door does."""
+    return " ".join(_LARGE_WORDS * ["w" * _LARGE_WORD_CHARACTERS])
+
+
+def test_a_request_and_an_answer_of_eight_megabytes_pass(mesh):
+    text = _large_text()
+    answer = mesh.chat(text)
+    assert answer.status_code == 200, answer.text[:300]
+    assert answer.json()["choices"][0]["message"]["content"].strip() == text
 
 
 def test_clients_that_do_not_read_are_given_up_and_billed_for_what_ran(mesh):
@@ -156,17 +153,29 @@ def _receipts(mesh: EchoMesh) -> int:
 
 def _open_stream(mesh: EchoMesh) -> socket.socket:
     """A stream, larger than all buffers on its way, of which nothing is read."""
-    content = " ".join(_UNREAD_WORDS * ["w" * _UNREAD_WORD_CHARACTERS])
-    body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": content}], "stream": True}).encode()
+    messages = [{"role": "user", "content": _large_text()}]
+    body = json.dumps({"model": "auto", "messages": messages, "stream": True}).encode()
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.connect(("127.0.0.1", int(mesh.url.rpartition(":")[2])))
+    connection.sendall(_head(mesh, len(body)) + body)
+    return connection
+
+
+def _head(mesh: EchoMesh, body_bytes: int) -> bytes:
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: mesh\r\nAuthorization: Bearer {mesh.key}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {body_bytes}\r\n\r\n"
     )
-    connection.sendall(head.encode() + body)
-    return connection
+    return head.encode()
+
+
+def test_a_body_that_does_not_come_is_given_up(mesh):
+    with socket.create_connection(("127.0.0.1", int(mesh.url.rpartition(":")[2])), timeout=30) as connection:
+        connection.sendall(_head(mesh, body_bytes=100) + b"{")
+        answer = connection.recv(10_000)
+    assert answer.startswith(b"HTTP/1.1 408"), answer
+    assert b'"request_id"' in answer, "it isn't HAProxy's own"
 
 
 def test_an_ingress_that_dies_is_an_error_in_our_envelope_and_another_comes(mesh):

@@ -3,7 +3,6 @@
 import concurrent.futures
 import contextlib
 import dataclasses
-import importlib.resources
 import itertools
 import os
 import signal
@@ -14,9 +13,8 @@ from collections.abc import Iterator
 import psutil
 import pytest
 import requests
-import yaml
 from ledger_probe import LedgerProbe, ledger_probe
-from running_echo import EchoMesh, running_echo_mesh
+from running_echo import EchoMesh, built_in_settings, running_echo_mesh
 
 from placement.energy_rates import prior_rates
 
@@ -38,20 +36,17 @@ _USD_PER_KWH = 0.5 / (_CONTEXT_TOKENS * _JOULES_PER_OUTPUT_TOKEN * _TEN_TIMES) *
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory) -> Iterator[EchoMesh]:
-    folder = tmp_path_factory.mktemp("holds")
-    settings = yaml.safe_load(importlib.resources.files("clusters").joinpath("local.yaml").read_text())
+    settings = built_in_settings()
     settings["ledger"]["most_unsigned"] = _MOST_UNSIGNED
     settings["ledger"]["hold_lease_s"] = _LEASE_S
     settings["deadlines"]["between_tokens_s"] = _BETWEEN_TOKENS_S
     settings["price"]["usd_per_kwh"] = _USD_PER_KWH
     settings["meter"]["watts_per_thread"] = _WATTS
     settings["models"][0].update(context_tokens=_CONTEXT_TOKENS, prior_joules_per_token=_JOULES_PER_TOKEN)
-    config = folder / "mesh.yaml"
-    config.write_text(yaml.safe_dump(settings))
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("JC_CONFIG", str(config))
-        with running_echo_mesh(folder, accounts=("crowd", "many", "spent")) as running:
-            yield running
+    with running_echo_mesh(
+        tmp_path_factory.mktemp("holds"), accounts=("crowd", "many", "spent"), settings=settings
+    ) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

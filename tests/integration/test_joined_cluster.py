@@ -3,7 +3,6 @@
 Its pool has two replicas, which share the machine's one processor.
 """
 
-import importlib.resources
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,8 +12,7 @@ from pathlib import Path
 import pytest
 import requests
 import running_echo
-import yaml
-from running_echo import EchoMesh, running_echo_mesh
+from running_echo import EchoMesh, built_in_settings, running_echo_mesh
 
 from mesh.app import OPERATOR_ACCOUNT
 
@@ -29,14 +27,11 @@ def joined(tmp_path_factory) -> Iterator[EchoMesh]:
     try:
         address = cluster.stdout.readline().strip()
         assert address, "the two Ray nodes did not start; the reason is above"
-        settings = yaml.safe_load(importlib.resources.files("clusters").joinpath("local.yaml").read_text())
+        settings = built_in_settings()
         settings["pools"][0] |= {"replicas": 2, "cpus_per_replica": 0.5}
-        folder = tmp_path_factory.mktemp("joined")
-        (folder / "mesh.yaml").write_text(yaml.safe_dump(settings))
         with pytest.MonkeyPatch.context() as environment:
             environment.setenv("RAY_ADDRESS", address)
-            environment.setenv("JC_CONFIG", str(folder / "mesh.yaml"))
-            with running_echo_mesh(folder / "data") as mesh:
+            with running_echo_mesh(tmp_path_factory.mktemp("joined"), settings=settings) as mesh:
                 yield mesh
     finally:
         cluster.terminate()

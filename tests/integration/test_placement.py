@@ -1,6 +1,5 @@
 """Placement on a real local Ray of three labelled nodes: where requests go, what pins hold, and sleeping pools."""
 
-import importlib.resources
 import itertools
 import random
 import threading
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 import requests
 import yaml
-from running_echo import EchoMesh, running_echo_mesh
+from running_echo import EchoMesh, built_in_settings, running_echo_mesh
 
 _REFRESH_S = 1.0
 # A feed's refresh, the second that an ingress keeps a figure, and one for a busy machine.
@@ -32,7 +31,7 @@ _SECOND = "pair@rhein/eu-de"
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    settings = yaml.safe_load(importlib.resources.files("clusters").joinpath("local.yaml").read_text())
+    settings = built_in_settings()
     (site,), (model, _), (pool, _) = settings["sites"], settings["models"], settings["pools"]
     settings["sites"] = [
         {**site, "operator": operator, "region": region, "country": country, "grid_zone": country}
@@ -89,13 +88,12 @@ def grids(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory, grids) -> Iterator[EchoMesh]:
     folder = tmp_path_factory.mktemp("placed")
-    (folder / "mesh.yaml").write_text(yaml.safe_dump(_settings(grids)))
     nodes = [{"name": region, "site": f"{operator}/{region}", "cpus": 4} for region, (operator, _) in _SITES.items()]
     (folder / "nodes.yaml").write_text(yaml.safe_dump({"nodes": nodes}))
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("JC_CONFIG", str(folder / "mesh.yaml"))
-        with running_echo_mesh(folder / "data", accounts=["bank"], nodes=folder / "nodes.yaml") as mesh:
-            yield mesh
+    with running_echo_mesh(
+        folder / "data", accounts=["bank"], nodes=folder / "nodes.yaml", settings=_settings(grids)
+    ) as mesh:
+        yield mesh
 
 
 def _ask(

@@ -3,7 +3,6 @@
 import concurrent.futures
 import contextlib
 import dataclasses
-import importlib.resources
 import json
 import os
 import signal
@@ -11,9 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 import requests
-import yaml
 from ledger_probe import LedgerProbe, ledger_probe
-from running_echo import EchoMesh, running_echo_mesh
+from running_echo import EchoMesh, built_in_settings, running_echo_mesh
 from victims import Victims
 
 from receipts.arithmetic import price_usd_picos
@@ -42,8 +40,7 @@ for the way of the look itself while two hundred clients keep the machine busy."
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory) -> Iterator[EchoMesh]:
-    folder = tmp_path_factory.mktemp("charges")
-    settings = yaml.safe_load(importlib.resources.files("clusters").joinpath("local.yaml").read_text())
+    settings = built_in_settings()
     settings["deadlines"]["between_tokens_s"] = _BETWEEN_TOKENS_S
     settings["placement"]["attempts"] = 1
     settings["ledger"]["hold_lease_s"] = _LEASE_S
@@ -51,12 +48,10 @@ def mesh(tmp_path_factory) -> Iterator[EchoMesh]:
     settings["meter"]["watts_per_thread"] = _WATTS
     settings["models"][0]["prior_joules_per_token"] = _PRIOR_JOULES_PER_TOKEN
     settings["pools"][0]["max_ongoing_requests"] = _CROWD
-    config = folder / "mesh.yaml"
-    config.write_text(yaml.safe_dump(settings))
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("JC_CONFIG", str(config))
-        with running_echo_mesh(folder, accounts=("crowd", "left", "killed")) as running:
-            yield running
+    with running_echo_mesh(
+        tmp_path_factory.mktemp("charges"), accounts=("crowd", "left", "killed"), settings=settings
+    ) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

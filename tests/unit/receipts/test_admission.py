@@ -13,7 +13,7 @@ from opened_ledger import NOW_NS, opened
 from receipts.api_keys import key_hash
 from receipts.budgets import Budget
 from receipts.errors import LedgerUnavailable
-from receipts.holds import HoldAnswer, HoldBook, HoldWanted
+from receipts.holds import HoldAnswer, HoldBook, HoldWanted, Renewal
 from receipts.ledger import OPENING_CREDIT_USD_PICOS, Ledger
 from receipts.ledger_holds import LedgerHolds
 from receipts.ledger_writer import LedgerWriter
@@ -138,10 +138,12 @@ class TestIdempotency:
 
     async def test_another_accounts_key_is_another(self, tmp_path: Path, make_settlement) -> None:
         async with desk_at(tmp_path) as desk:
-            await desk.writer.call(lambda ledger: ledger.create_key("other", ""))
+            theirs = await desk.writer.call(lambda ledger: ledger.create_key("other", ""))
             await desk.place(1, idempotency_sha256=_REPEAT)
             await desk.writer.settle(make_settlement(1, idempotency_sha256=_REPEAT, **_EARLIER))
-            answer = await desk.place(2, account="other", key_sha256=None, idempotency_sha256=_REPEAT)
+            answer = await desk.place(
+                2, account="other", key_sha256=key_hash(theirs.secret), idempotency_sha256=_REPEAT
+            )
             assert answer.outcome == "placed"
 
     async def test_a_request_is_no_repeat_of_itself(self, tmp_path: Path) -> None:
@@ -159,6 +161,20 @@ class TestIdempotency:
                 assert await desk.writer.settle(settled) is not None
             answer = await desk.place(3, idempotency_sha256=_REPEAT)
             assert answer.first_receipt_id == f"rcpt_{2:032x}", "that which was settled first"
+
+    async def test_after_a_restart_a_renewal_tells_whose_it_is(self, tmp_path: Path) -> None:
+        """Also where somebody repeated it before the renewal came."""
+        async with desk_at(tmp_path) as desk:
+            assert (await desk.place(2, idempotency_sha256=_REPEAT)).outcome == "placed"
+            desk.holds.renew([Renewal("acme", f"{1:032x}", 10**9, _REPEAT)], 30)
+            for again in (2, 3):
+                answer = await desk.place(again, idempotency_sha256=_REPEAT)
+                assert (answer.outcome, answer.first_receipt_id) == ("repeated", f"rcpt_{1:032x}")
+            desk.holds.release("acme", f"{2:032x}")
+            desk.holds.renew([Renewal("acme", f"{1:032x}", 2 * 10**9)], 30)  # by its replica
+            assert (await desk.place(3, idempotency_sha256=_REPEAT)).outcome == "repeated"
+            desk.holds.release("acme", f"{1:032x}")
+            assert (await desk.place(3, idempotency_sha256=_REPEAT)).outcome == "placed"
 
     async def test_nothing_is_looked_up_without_a_key_and_no_hold_leaks_where_it_fails(self, tmp_path: Path) -> None:
         async with desk_at(tmp_path) as desk:

@@ -143,6 +143,32 @@ class TestRefunds:
         ledger.reverse(payment.payment_id, "charged back")
         assert ledger.refundable_usd_picos("acme", payment.payment_id) == 0
 
+    def test_while_it_isnt_known_how_one_ended_there_is_no_second(self, ledger: Ledger) -> None:
+        """What a client tries again, that heard nothing, must not be sent twice."""
+        payment, other = paid(ledger), paid(ledger, reference="cs_2")
+        refund = ledger.begin_refund("acme", payment.payment_id, _USD)
+        with pytest.raises(LedgerError, match="is under way"):
+            ledger.begin_refund("acme", payment.payment_id, _USD)
+        ledger.begin_refund("acme", other.payment_id, _USD)
+        ledger.finish_refund(refund.payment_id, "re_1")
+        refund = ledger.begin_refund("acme", payment.payment_id, _USD)
+        ledger.cancel_refund(refund.payment_id, "no")
+        ledger.begin_refund("acme", payment.payment_id, _USD)
+
+    def test_one_that_was_made_by_hand_is_one_for_each_reference(self, ledger: Ledger) -> None:
+        top_ups = [ledger.top_up("acme", 10 * _USD, "manual", reference) for reference in ("in 1", "in 2")]
+        made = ledger.begin_refund("acme", top_ups[0].payment_id, 4 * _USD, "back 1")
+        assert made.reference == "back 1"
+        assert ledger.unfinished_refunds() == ()
+        assert ledger.begin_refund("acme", top_ups[0].payment_id, 4 * _USD, "back 1") == made
+        assert ledger.balance_usd_picos("acme") == OPENING_CREDIT_USD_PICOS + 16 * _USD
+        for top_up, usd in ((0, 5), (1, 4)):
+            with pytest.raises(LedgerError, match="of another refund"):
+                ledger.begin_refund("acme", top_ups[top_up].payment_id, usd * _USD, "back 1")
+        ledger.begin_refund("acme", top_ups[0].payment_id, 6 * _USD, "back 2")
+        assert ledger.begin_refund("acme", top_ups[0].payment_id, 4 * _USD, "back 1").payment_id == made.payment_id
+        assert ledger.balance_usd_picos("acme") == OPENING_CREDIT_USD_PICOS + 10 * _USD
+
     @pytest.mark.parametrize("refund_id", ["", "refund_0", "\0", "\ud800"])
     def test_a_refund_that_isnt_there_is_refused(self, ledger: Ledger, refund_id: str) -> None:
         payment = paid(ledger)
@@ -171,6 +197,8 @@ def test_never_more_goes_back_than_came_or_is_left(
         refund = ledger.begin_refund("acme", top.payment_id, usd * _USD)
         if is_refused:
             ledger.cancel_refund(refund.payment_id, "no")
+        else:
+            ledger.finish_refund(refund.payment_id, f"re_{refund.payment_id}")
     stands = [each for each in ledger.payments("acme") if each.kind == "refund" and not each.is_cancelled]
     for top in tops:
         assert sum(each.usd_picos for each in stands if each.refunds == top.payment_id) <= top.usd_picos
@@ -213,6 +241,7 @@ class TestRecharges:
         assert (due.recharge, due.balance_usd_picos, due.top_ups) == (recharge, OPENING_CREDIT_USD_PICOS, 0)
         paid(ledger)
         assert ledger.accounts_to_recharge() == ()
+        assert ledger.cached_balance_usd_picos("acme") == OPENING_CREDIT_USD_PICOS + 10 * _USD, "each look wants it"
         assert (ledger.recharge("acme"), ledger.recharge("other")) == (recharge, None)
         ledger.set_recharge("acme", None)
         assert ledger.recharge("acme") is None
@@ -258,8 +287,9 @@ async def test_what_is_held_for_requests_under_way_is_not_refunded(tmp_path) -> 
 def test_a_ledger_with_money_in_it_is_sound(ledger: Ledger, ledger_url: str) -> None:
     payment = paid(ledger)
     ledger.credit("acme", _USD, "goodwill", "sorry", "g1")
-    kept, cancelled = (ledger.begin_refund("acme", payment.payment_id, _USD) for _ in range(2))
+    kept = ledger.begin_refund("acme", payment.payment_id, _USD)
     ledger.finish_refund(kept.payment_id, "re_1")
+    cancelled = ledger.begin_refund("acme", payment.payment_id, _USD)
     ledger.cancel_refund(cancelled.payment_id, "no")
     ledger.close()
     database = ReadingDatabase.open(ledger_url)

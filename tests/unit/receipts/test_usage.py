@@ -141,6 +141,22 @@ def test_sums_past_what_a_column_holds_are_exact(
     assert (row.microjoules, row.usd_picos) == (3 * (2**63 - 1),) * 2
 
 
+def test_groups_are_in_the_order_of_what_they_drew(
+    ledger: Ledger, ledger_url: str, reader: LedgerReader, make_settlement
+) -> None:
+    """Also below a kilojoule; and those whose energy isn't known come last, whichever the database."""
+    drawn = {"least": (1, 1, 1), "most": (999_999_999,), None: (7, 8), "unknown": (None,) * 4}
+    rows = [(tag, each) for tag, energies in drawn.items() for each in energies]
+    ledger.settle(
+        [make_settlement(number, placement=None, customer_tag=tag) for number, (tag, _) in enumerate(rows, start=1)]
+    )
+    with tampering(ledger_url) as other:
+        for seq, (_, microjoules) in enumerate(rows, start=1):
+            change = text("UPDATE receipts SET energy_microjoules = :microjoules WHERE seq = :seq")
+            other.execute(change, {"microjoules": microjoules, "seq": seq})
+    assert [row.group for row in reader.usage("acme", 0, 2**62, "tag").rows] == ["most", None, "least", "unknown"]
+
+
 def test_groups_beyond_the_bound_are_in_the_total(
     ledger: Ledger, ledger_url: str, reader: LedgerReader, make_settlement
 ) -> None:

@@ -3,11 +3,12 @@
 import asyncio
 import dataclasses
 import gc
+from collections.abc import Sequence
 from http import HTTPStatus
 
 import pytest
 
-from receipts.holds import Admission, HoldAnswer, HoldWanted
+from receipts.holds import Admission, HoldAnswer, HoldBook, HoldWanted, Renewal
 from serve.errors import RequestRefused
 from serve.holds import Hold, Holds
 
@@ -28,7 +29,7 @@ class FakeLedger:
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.placed: list[tuple[str, str, int, float]] = []
-        self.renewed: list[list[tuple[str, str, int]]] = []
+        self.renewed: list[list[Renewal]] = []
         self.released: list[tuple[str, str]] = []
 
     async def place(self, wanted: HoldWanted) -> HoldAnswer:
@@ -38,7 +39,7 @@ class FakeLedger:
             raise self.raises
         return self.answer
 
-    async def renew(self, holds: list[tuple[str, str, int]], lease_s: float) -> None:
+    async def renew(self, holds: list[Renewal], lease_s: float) -> None:
         self.renewed.append(sorted(holds))
         if self.raises is not None:
             raise self.raises
@@ -86,10 +87,10 @@ async def test_open_holds_are_renewed_together_every_third_of_a_lease(
     kept = [await holds.place("acme", "a", 1, admitted("acme")), await holds.place("bolt", "b", 2, admitted("bolt"))]
     assert ledger.placed == [("acme", "a", 1, 30.0), ("bolt", "b", 2, 30.0)]
     await sleeper.pass_by()
-    assert ledger.renewed == [[("acme", "a", 1), ("bolt", "b", 2)]]
+    assert ledger.renewed == [[("acme", "a", 1, None), ("bolt", "b", 2, None)]]
     kept[0].release()
     await sleeper.pass_by()
-    assert ledger.renewed[1:] == [[("bolt", "b", 2)]]
+    assert ledger.renewed[1:] == [[("bolt", "b", 2, None)]]
     assert sleeper.slept == [10.0] * 3
     assert ledger.released == [("acme", "a")]
 
@@ -104,7 +105,7 @@ async def test_with_nothing_open_nothing_runs_and_the_next_hold_is_renewed_again
     assert holds._renewing.done()
     kept = await holds.place("acme", "b", 1, admitted("acme"))
     await sleeper.pass_by()
-    assert ledger.renewed == [[("acme", "b", 1)]]
+    assert ledger.renewed == [[("acme", "b", 1, None)]]
     kept.release()
 
 
@@ -133,7 +134,7 @@ async def test_a_hold_that_was_dropped_without_a_word_is_not_renewed_for_ever(
     await holds.place("acme", "dropped", 1, admitted("acme"))
     gc.collect()
     await sleeper.pass_by()
-    assert ledger.renewed == [[("acme", "a", 1)]]
+    assert ledger.renewed == [[("acme", "a", 1, None)]]
     del kept
     gc.collect()
     await sleeper.pass_by()
@@ -149,7 +150,7 @@ async def test_a_ledger_that_is_away_is_asked_again_soon_and_holds_are_kept(
     ledger.raises = None
     await sleeper.pass_by()
     await sleeper.pass_by()
-    assert ledger.renewed == [[("acme", "a", 1)]] * 3
+    assert ledger.renewed == [[("acme", "a", 1, None)]] * 3
     assert sleeper.slept == pytest.approx([10.0, 10 / 3, 10.0, 10.0])
     kept.release()
 
@@ -159,9 +160,65 @@ async def test_a_ledger_that_was_restarted_is_told_at_once_what_is_under_way(led
     assert ledger.renewed == []
     ledger.answer = dataclasses.replace(_PLACED, book_began_ns=2)
     kept += [await holds.place("acme", "c", 3, admitted("acme")), await holds.place("acme", "d", 4, admitted("acme"))]
-    assert ledger.renewed == [[("acme", "a", 1), ("acme", "b", 2)]]
+    assert ledger.renewed == [[("acme", "a", 1, None), ("acme", "b", 2, None)]]
     for hold in kept:
         hold.release()
+
+
+class BookLedger:
+    """A book that can be lost; of one account, whose balance is 100."""
+
+    def __init__(self) -> None:
+        self.renewed = 0
+        self.restart(1)
+
+    def restart(self, began_ns: int) -> None:
+        self.book = HoldBook(monotonic_ns=lambda: began_ns)
+
+    async def place(self, wanted: HoldWanted) -> HoldAnswer:
+        first = self.book.under_way(wanted.account, wanted.idempotency_sha256)
+        if first not in (None, wanted.request_id):
+            return dataclasses.replace(_PLACED, outcome="repeated", book_began_ns=self.book.began_ns)
+        return self.book.place(
+            wanted.account,
+            wanted.request_id,
+            wanted.usd_picos,
+            balance_usd_picos=100,
+            lease_ns=10**9,
+            idempotency_sha256=wanted.idempotency_sha256,
+        )
+
+    async def renew(self, holds: Sequence[Renewal], lease_s: float) -> None:
+        self.renewed += 1
+        for each in holds:
+            self.book.renew(*each[:3], lease_ns=10**9, idempotency_sha256=each.idempotency_sha256)
+
+    def release(self, account: str, request_id: str) -> None:
+        self.book.end(account, request_id)
+
+
+async def test_by_a_ledger_that_was_restarted_no_balance_is_held_twice_and_nothing_repeated(sleeper: Sleeper) -> None:
+    ledger = BookLedger()
+    holds = Holds(ledger, sleep=sleeper)
+    once = dataclasses.replace(admitted("acme"), idempotency_sha256="ab" * 32)
+    kept = await holds.place("acme", "a", 60, once)
+    for began_ns, (admission, usd_picos, status) in enumerate(((once, 1, 409), (admitted("acme"), 41, 402)), start=2):
+        ledger.restart(began_ns)
+        with pytest.raises(RequestRefused) as refused:
+            await holds.place("acme", f"b{began_ns}", usd_picos, admission)
+        assert refused.value.status == status
+        assert (ledger.book.report().count, ledger.book.held_usd_picos("acme")) == (1, 60)
+    assert ledger.renewed == 2
+    ledger.restart(9)
+    placing = [holds.place("acme", f"d{number}", 30, admitted("acme")) for number in range(3)]
+    outcomes = await asyncio.gather(*placing, return_exceptions=True)
+    held = [each for each in outcomes if isinstance(each, Hold)]
+    assert (len(held), ledger.book.held_usd_picos("acme"), ledger.renewed) == (1, 90, 3), "also of many at once"
+    held[0].release()
+    fits = await holds.place("acme", "c", 40, admitted("acme"))
+    for hold in (kept, fits):
+        hold.release()
+    assert ledger.book.report().count == 0
 
 
 async def test_too_little_is_402_and_says_what_is_needed_left_and_held(ledger: FakeLedger, holds: Holds) -> None:

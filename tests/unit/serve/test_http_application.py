@@ -2,9 +2,10 @@
 
 import asyncio
 import functools
+import gc
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,14 +14,18 @@ import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from made_pool import make_pool
+from starlette.types import Message, Scope
 
 from clusters.grid import YearlyMeansFeed
 from placement.exchange_rates import PREFERENCES
+from placement.tiers import Tier
 from receipts.api_keys import SCOPES, ApiKey
+from serve.door import Answer
 from serve.door_limits import DoorLimits
 from serve.error_envelopes import envelope, known_status
 from serve.errors import RequestRefused
 from serve.http_application import build_app
+from serve.messages import Payload, Settled, Started
 from serve.outermost import MOST_HEADER_BYTES
 from serve.payments.manual import ManualPayments
 from serve.planner import Planner
@@ -60,19 +65,22 @@ class Ledger:
 
 
 class Door:
-    """Ends every request with its error."""
+    """Gives every request its answer, or ends it with its error."""
 
     def __init__(self) -> None:
         self.pools = {"small@here/eu": make_pool("small@here/eu")}
         health = PoolHealth(_clock)
         self.planner = Planner(self.pools, YearlyMeansFeed(), PREFERENCES["balanced"], health, _clock)
         self.error: Exception = AssertionError("the door was asked")
+        self.answered: Answer | None = None
 
     def new_request_id(self) -> str:
         return _REQUEST
 
-    async def answer(self, *_: object) -> None:
-        raise self.error
+    async def answer(self, *_: object) -> Answer:
+        if self.answered is None:
+            raise self.error
+        return self.answered
 
     def explain(self, *_: object) -> None:
         raise self.error
@@ -82,10 +90,10 @@ def _clock() -> float:
     return 0.0
 
 
-def make_app(error: Exception | None = None) -> FastAPI:
-    """The one application of these tests, whose door ends requests with this error."""
+def make_app(error: Exception | None = None, *, answered: Answer | None = None) -> FastAPI:
+    """The one application of these tests, whose door ends requests with this error, or gives them this answer."""
     door, app = _door_and_app()
-    door.error = error or AssertionError("the door was asked")
+    door.error, door.answered = error or AssertionError("the door was asked"), answered
     return app
 
 
@@ -220,6 +228,83 @@ async def test_a_fault_of_ours_is_500_and_quotes_nothing(path, caplog):
     assert (response.status_code, error_of(response, path)["code"]) == (500, "internal_error")
     assert "canary" not in response.text + caplog.text
     assert _REQUEST in caplog.text
+
+
+def _answer(items: AsyncGenerator[Payload | Settled, None]) -> Answer:
+    return Answer(
+        request_id=_REQUEST,
+        pool=make_pool("small@here/eu"),
+        tier=Tier.L0,
+        started=Started(replica="r", silicon="cpu", energy_method=None),
+        items=items,
+    )
+
+
+async def _broken_stream() -> AsyncGenerator[Payload | Settled, None]:
+    yield Payload(b'data: {"choices":[{"index":0,"delta":{"content":"one "},"finish_reason":null}]}\n\n')
+    raise ValueError("canary in a text")
+
+
+@pytest.mark.parametrize("path", [path for path in _MODEL_PATHS if path != "/v1/embeddings"])
+async def test_a_stream_that_a_fault_of_ours_breaks_off_says_so_and_quotes_nothing(path, caplog):
+    """One that only ended would look whole."""
+    response = await ask(
+        make_app(answered=_answer(_broken_stream())), "POST", path, json=_GOOD[path] | {"stream": True}
+    )
+    *_, last = response.text.removesuffix("\n\n").split("\n\n")
+    head, _, data = last.rpartition("data: ")
+    assert head == ("event: error\n" if path == "/v1/messages" else "")
+    assert json.loads(data)["error"]["code"] == "internal_error"
+    assert "canary" not in response.text + caplog.text
+    assert _REQUEST in caplog.text
+
+
+@pytest.mark.parametrize("took", [1, 2], ids=["the headers", "an event"])
+async def test_an_answer_ends_with_its_client_at_once_and_not_when_garbage_is_collected(took):
+    """Of a client that stops reading and goes; Starlette leaves what it sends suspended."""
+    ended: list[str] = []
+
+    async def endless() -> AsyncGenerator[Payload | Settled, None]:
+        try:
+            while True:
+                yield Payload(b'data: {"choices":[{"index":0,"delta":{"content":"on "},"finish_reason":null}]}\n\n')
+        finally:
+            ended.append("yes")
+
+    items = endless()
+    await anext(items)  # as the door's, it has begun
+    app, body = make_app(answered=_answer(items)), json.dumps(_GOOD[_MODEL_PATHS[0]] | {"stream": True}).encode()
+    is_full = asyncio.Event()
+    sent: list[Message] = []
+
+    received = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+    async def receive() -> Message:
+        if (first := next(received, None)) is not None:
+            return first
+        await is_full.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+        if len(sent) >= took:
+            is_full.set()
+            await asyncio.Event().wait()
+
+    gc.disable()
+    try:
+        await app(_scope(_MODEL_PATHS[0]), receive, send)
+        assert ended == ["yes"]
+    finally:
+        gc.enable()
+
+
+def _scope(path: str) -> Scope:
+    """As uvicorn makes it."""
+    headers = [(b"authorization", f"Bearer jc_LIVE_{','.join(SCOPES)}".encode())]
+    asgi = {"version": "3.0", "spec_version": "2.3"}
+    rest = {"query_string": b"", "headers": headers, "root_path": "", "scheme": "http", "http_version": "1.1"}
+    return {"type": "http", "asgi": asgi, "method": "POST", "path": path, "raw_path": path.encode(), **rest}
 
 
 _BAD_BODIES = [

@@ -109,6 +109,11 @@ async def test_a_refund_of_which_nothing_is_known_stays_taken_off(desk):
     assert "retry-after" in answer.headers
     assert balance(desk) == 5 * USD_PICOS
     assert (await desk.ask("GET", "/v1/top-ups")).json()["data"][0]["status"] == "under way"
+    desk.provider.fails = None
+    again = await desk.ask("POST", f"/v1/top-ups/{payment}/refund", {"usd": "5.00"})
+    assert (again.status_code, desk.provider.refunds) == (422, {})
+    assert "is under way" in again.json()["message"]
+    assert balance(desk) == 5 * USD_PICOS
 
 
 async def test_a_refund_that_fails_weeks_later_is_the_balances_again(desk):
@@ -150,10 +155,14 @@ async def test_a_transfer_goes_back_by_the_operators_hand(desk):
     path = f"/v1/top-ups/{payment}/refund"
     assert (await desk.ask("POST", path)).status_code == 403
     assert (await desk.ask("POST", path, {"account": "acme"}, of=OPERATOR)).json()["param"] == "reference"
-    back = await desk.ask("POST", path, {"account": "acme", "reference": "SEPA back 1", "usd": "5"}, of=OPERATOR)
-    assert (back.status_code, back.json()["reference"]) == (201, "SEPA back 1")
-    assert balance(desk) == 20 * USD_PICOS
+    sent = {"account": "acme", "reference": "SEPA back 1"}
+    for usd in ("5", "5.00", None):
+        back = await desk.ask("POST", path, sent | {"usd": usd}, of=OPERATOR)
+        assert (back.status_code, back.json()["reference"], back.json()["status"]) == (201, "SEPA back 1", "done")
+        assert balance(desk) == 20 * USD_PICOS
+    assert (await desk.ask("POST", path, sent | {"usd": "6"}, of=OPERATOR)).status_code == 422
     assert desk.provider.refunds == {}
+    assert desk.ledger.unfinished_refunds() == ()
 
 
 async def test_a_credit_is_given_once_for_each_reference_and_never_paid_out(desk):

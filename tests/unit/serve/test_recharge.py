@@ -168,6 +168,25 @@ async def test_a_refund_that_was_left_is_finished_but_not_one_that_may_be_under_
     assert balance(desk) == 0
 
 
+async def test_what_goes_wrong_for_one_account_is_no_others(desk, caplog):
+    await recharging(desk)
+    await saved(desk, "other")
+    await desk.ask("PUT", "/v1/auto-recharge", WANTED, of="other")
+    charge = desk.provider.charge
+
+    async def broken_for_acme(wanted):
+        if wanted.account == "acme":
+            raise RuntimeError("a secret of acme's")
+        return await charge(wanted)
+
+    desk.provider.charge = broken_for_acme
+    with caplog.at_level(logging.WARNING):
+        await watch(desk).look_once()
+    assert [each.account for each in desk.provider.charges.values()] == ["other"]
+    assert "RuntimeError" in caplog.text
+    assert "secret" not in caplog.text
+
+
 async def test_a_ledger_that_is_away_ends_nothing(desk, caplog):
     looking = watch(desk)
 
@@ -179,5 +198,6 @@ async def test_a_ledger_that_is_away_ends_nothing(desk, caplog):
     with caplog.at_level(logging.WARNING):
         await looking.look_once()
         await looking.look_once()
-    assert caplog.text.count("ConnectionError") == 1
+    assert len(caplog.records) == 1
+    assert "ConnectionError" in caplog.text
     assert "secret" not in caplog.text

@@ -128,10 +128,10 @@ def test_it_carries_the_attempts_before_and_what_they_had_sent_and_survives_the_
 
 @pytest.mark.parametrize(
     ("shape", "begins"),
-    [(Shape.CHAT, "chatcmpl"), (Shape.COMPLETION, "cmpl"), (Shape.EMBEDDING, "embd"), (Shape.MESSAGES, "chatcmpl")],
+    [(Shape.CHAT, "chatcmpl-"), (Shape.COMPLETION, "cmpl-"), (Shape.EMBEDDING, "embd-"), (Shape.MESSAGES, "msg_")],
 )
 def test_the_workload_is_called_as_its_answer_is(shape, begins):
-    assert replace(_asked(), shape=shape).context(_POOL, (), 0).workload_id == f"{begins}-" + "0" * 32
+    assert replace(_asked(), shape=shape).context(_POOL, (), 0).workload_id == begins + "0" * 32
 
 
 def test_the_key_and_the_labels_travel_to_the_receipt():

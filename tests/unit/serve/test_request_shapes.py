@@ -13,6 +13,7 @@ from serve.hold_amount import TEMPLATE_TOKENS, most_tokens
 from serve.model_request import ModelRequest
 from serve.prompt_list import MOST_PROMPTS
 from serve.request_shapes import parse_request
+from serve.seam import why_not_resumable
 from serve.shapes import Shape
 
 _TURN = {"role": "user", "content": "hello"}
@@ -51,6 +52,7 @@ def test_no_object_makes_a_reader_raise_anything_else(shape, changes):
         assert refused.param
     else:
         assert 1 <= request.least_tokens <= MOST_TOKENS
+        assert why_not_resumable(request.body) != ""
         assert most_tokens(request, 2048) <= 2048 * max(request.choices, request.prompts)
 
 
@@ -88,6 +90,7 @@ def test_no_object_makes_a_reader_raise_anything_else(shape, changes):
         (Shape.MESSAGES, {"tools": [7]}, "tools"),
         (Shape.CHAT, {"model": "x" * 257}, "model"),
         (Shape.CHAT, {"stream": 1}, "stream"),
+        (Shape.CHAT, {"messages": [{"role": "user", "content": [{"type": [], "text": "x"}]}]}, "messages.0.content"),
     ],
 )
 def test_a_wrong_field_is_422_and_named(shape, change, param):

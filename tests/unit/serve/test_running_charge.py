@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from receipts.holds import HoldBook
+from receipts.holds import HoldBook, Renewal
 from serve.messages import Allowance
 from serve.running_charge import LOOK_EVERY_S, RunningCharges
 
@@ -46,10 +46,10 @@ class FakeLedger:
             for account, request_id, usd_picos in holds
         ]
 
-    async def renew(self, holds: Sequence[tuple[str, str, int]], lease_s: float) -> None:
-        self.renewed.append(list(holds))
+    async def renew(self, holds: Sequence[Renewal], lease_s: float) -> None:
+        self.renewed.append([each[:3] for each in holds])
         await self._is_there()
-        for account, request_id, usd_picos in holds:
+        for account, request_id, usd_picos, _ in holds:
             self.book.renew(account, request_id, usd_picos, lease_ns=10**9)
 
     async def _is_there(self) -> None:

@@ -251,6 +251,9 @@ _WITH_IMAGE = {"type": "tool_result", "content": [{"type": "image", "source": {}
         ({"messages": [{"role": "user", "content": [_WITH_IMAGE]}]}, "more than text"),
         ({"thinking": {"type": "enabled", "budget_tokens": 2000}}, "thinking.budget_tokens"),
         ({"thinking": {"type": "adaptive"}}, None),
+        ({"prompt": "one", "messages": 5}, None),
+        ({"prompt": "one", "messages": ["no message", {"role": "user", "content": [{"type": "text"}, 5]}]}, None),
+        ({"messages": [{"content": [{"type": "tool_result", "content": [{"type": []}]}]}]}, "more than text"),
     ],
 )
 def test_what_cannot_be_resumed_says_why(request_has, reason):
