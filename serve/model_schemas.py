@@ -222,7 +222,8 @@ def answer_document(shape: Shape) -> _Schema:
     """The good answer: whole, or where there is such a thing a stream of events."""
     content: _Schema = {"application/json": {"schema": _ANSWERED[shape]}}
     if shape is not Shape.EMBEDDING:
-        content["text/event-stream"] = {"schema": {**_TEXT, "description": _STREAMS.get(shape, _CHUNKS)}}
+        # Without a type: readers of OpenAPI differ in whether it is the whole stream's or each event's.
+        content["text/event-stream"] = {"schema": {"description": _STREAMS.get(shape, _CHUNKS)}}
     return {
         "description": "The answer, with what it drew.",
         "headers": {name: _header(said, required=True) for name, said in _HEADERS.items()}
