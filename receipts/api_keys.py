@@ -4,6 +4,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Annotated, Final
 
 from pydantic import StringConstraints, TypeAdapter, ValidationError
@@ -11,8 +12,6 @@ from pydantic import StringConstraints, TypeAdapter, ValidationError
 from receipts.errors import LedgerError
 
 API_KEY_PREFIX: Final = "jc_LIVE_"
-SCOPES: Final = ("inference", "read", "deploy", "billing-admin")
-"""What a key may be for: run models; read what its account has; deploy; manage keys, money and budgets."""
 MOST_LIVE_KEYS: Final = 1000
 """Of one account: all live keys of all accounts are in the memory of the ledger's process."""
 
@@ -21,6 +20,18 @@ _ID_HEX_DIGITS: Final = 16
 _KEY_NAME: Final[TypeAdapter[str]] = TypeAdapter(
     Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
 )
+
+
+class Scope(StrEnum):
+    """What a key may be for: run models; read what its account has; deploy; manage keys, money and budgets."""
+
+    INFERENCE = "inference"
+    READ = "read"
+    DEPLOY = "deploy"
+    BILLING_ADMIN = "billing-admin"
+
+
+SCOPES: Final = tuple(scope.value for scope in Scope)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

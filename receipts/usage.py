@@ -1,10 +1,9 @@
 """What an account has used over a time, summed up by group; values only."""
 
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Final, Literal
 
 UsageBy = Literal["day", "model", "key", "tag", "workload", "region"]
-USAGE_BY: Final[tuple[UsageBy, ...]] = get_args(UsageBy)
 MOST_GROUPS: Final = 1000
 """Groups of one answer; what is beyond them is in its total."""
 

@@ -1,35 +1,27 @@
 """Whose key a request carries, and what that key may do."""
 
-import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from http import HTTPStatus
 from typing import Any, Final
 
 from fastapi import Request
 from ray.actor import ActorHandle
 
+from receipts.api_keys import Scope, key_hash
 from receipts.holds import Admission
 from serve.errors import RequestRefused
 from serve.request_labels import RequestLabels
+
+__all__ = ["Authentication", "Caller", "Scope"]
 
 _BEARER: Final = "bearer "
 _KEY_HEADER: Final = "x-api-key"
 _MOST_KEY_CHARACTERS: Final = 256
 _REMEMBERED_S: Final = 10.0
 _MOST_REMEMBERED: Final = 10_000
-
-
-class Scope(StrEnum):
-    """What a key may be allowed to do. Every route names the one that it needs."""
-
-    INFERENCE = "inference"
-    READ = "read"
-    DEPLOY = "deploy"
-    BILLING_ADMIN = "billing-admin"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +62,7 @@ class Authentication:
             RequestRefused: 401 without a live key, 403 for one without the scope.
         """
         key = _key(request)
-        return _allowed(await self._asked(key, _sha256(key)), scope)
+        return _allowed(await self._asked(key, key_hash(key)), scope)
 
     async def caller_for_hold(self, request: Request) -> Caller:
         """As `caller` for `Scope.INFERENCE`, but from memory, where the key was asked for within ten seconds.
@@ -78,7 +70,7 @@ class Authentication:
         It may have been revoked since. Only for what places a hold before any work: there the ledger looks again.
         """
         key = _key(request)
-        key_sha256 = _sha256(key)
+        key_sha256 = key_hash(key)
         found = self._remembered.get(key_sha256)
         if found is not None and self._clock() - found[0] < _REMEMBERED_S:
             return _allowed(found[1], Scope.INFERENCE)
@@ -126,10 +118,6 @@ def _key(request: Request) -> str:
     if len(sent) != 1 or not 1 <= len(key) <= _MOST_KEY_CHARACTERS:
         raise unknown_key()
     return key
-
-
-def _sha256(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
 
 
 def _allowed(caller: Caller, scope: Scope) -> Caller:

@@ -15,13 +15,13 @@ from weakref import WeakValueDictionary
 from receipts.holds import Admission, HoldAnswer, HoldWanted, Renewal
 from serve.errors import RequestRefused
 from serve.messages import Allowance
+from serve.payments.money import picos_to_usd
 
 LEASE_S = 30.0
 """How long a hold outlives an ingress that died; a ledger may be away for two thirds of it and lose none."""
 
 _RENEWALS_PER_LEASE = 3
 _RETRY_AFTER_S = 5
-_USD_PICOS_PER_USD = 10**12
 
 _LOG = logging.getLogger(__name__)
 
@@ -230,5 +230,4 @@ def _too_little(usd_picos: int, answer: HoldAnswer) -> str:
 
 def _usd(usd_picos: int) -> str:
     """Exact to the pico-USD, which is what it is counted in."""
-    whole, picos = divmod(abs(usd_picos), _USD_PICOS_PER_USD)
-    return f"{'-' if usd_picos < 0 else ''}${f'{whole}.{picos:012d}'.rstrip('0').rstrip('.')}"
+    return f"{'-' if usd_picos < 0 else ''}${picos_to_usd(abs(usd_picos))}"

@@ -234,7 +234,7 @@ def test_an_account_that_is_spent_gets_402_before_the_engine_is_asked(mesh, prob
     refused = customer.chat("!refuse this")
     error = refused.json()["error"]
     assert (refused.status_code, error["code"], error["type"]) == (402, "insufficient_balance", "insufficient_quota")
-    assert "of which $0 is held" in error["message"]
+    assert "of which $0.00 is held" in error["message"]
     assert "X-Receipt-Id" not in refused.headers
     view = probe.look("spent")
     assert view is not None

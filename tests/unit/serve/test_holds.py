@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from http import HTTPStatus
 
 import pytest
+from sleeper import Sleeper
 
 from receipts.holds import Admission, HoldAnswer, HoldBook, HoldWanted, Renewal
 from serve.errors import RequestRefused
@@ -46,24 +47,6 @@ class FakeLedger:
 
     def release(self, account: str, request_id: str) -> None:
         self.released.append((account, request_id))
-
-
-class Sleeper:
-    """Sleeps until the test says so."""
-
-    def __init__(self) -> None:
-        self.slept: list[float] = []
-        self._wake = asyncio.Event()
-
-    async def __call__(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        await self._wake.wait()
-        self._wake.clear()
-
-    async def pass_by(self) -> None:
-        self._wake.set()
-        for _ in range(5):
-            await asyncio.sleep(0)
 
 
 @pytest.fixture
@@ -228,7 +211,7 @@ async def test_too_little_is_402_and_says_what_is_needed_left_and_held(ledger: F
     with pytest.raises(RequestRefused) as refused:
         await holds.place("acme", "a", 2 * 10**12, admitted("acme"))
     assert refused.value.status == HTTPStatus.PAYMENT_REQUIRED
-    for amount in ("up to $2;", "balance of $1.5,", "$0.000000000025 is held"):
+    for amount in ("up to $2.00;", "balance of $1.50,", "$0.000000000025 is held"):
         assert amount in refused.value.message
     assert refused.value.retry_after_s is None
     assert ledger.released == []
@@ -236,7 +219,7 @@ async def test_too_little_is_402_and_says_what_is_needed_left_and_held(ledger: F
 
 async def test_a_debt_is_shown_as_one(ledger: FakeLedger, holds: Holds) -> None:
     ledger.answer = dataclasses.replace(_PLACED, outcome="insufficient", balance_usd_picos=-(10**12) // 4)
-    with pytest.raises(RequestRefused, match=r"balance of -\$0\.25, of which \$0 is held"):
+    with pytest.raises(RequestRefused, match=r"balance of -\$0\.25, of which \$0\.00 is held"):
         await holds.place("acme", "a", 1, admitted("acme"))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sleeper import Sleeper
 
 from receipts.holds import HoldBook, Renewal
 from serve.messages import Allowance
@@ -57,24 +58,6 @@ class FakeLedger:
             raise self.raises
         if self.hangs:
             await asyncio.sleep(3600)
-
-
-class Sleeper:
-    """Sleeps until the test says so."""
-
-    def __init__(self) -> None:
-        self.slept: list[float] = []
-        self._wake = asyncio.Event()
-
-    async def __call__(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        await self._wake.wait()
-        self._wake.clear()
-
-    async def pass_by(self) -> None:
-        self._wake.set()
-        for _ in range(8):
-            await asyncio.sleep(0)
 
 
 class Bench:
