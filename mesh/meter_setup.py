@@ -27,13 +27,15 @@ _PROC = Path("/proc")
 _POWERCAP = Path("/sys/class/powercap")
 # No single device on sale draws more; what signers are told of one that doesn't say what it can draw.
 _UNKNOWN_MAXIMUM_MILLIWATTS = 2_000_000
+_LINE = "line.sock"  # no longer than the other one's name: their paths have a limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostMeterSetup:
     """What a host meter is made of; travels to the actor, which makes it.
 
-    ``journal`` and ``socket`` are on the host's own disk; a Unix socket's path may have 107 bytes at the most.
+    ``journal`` and ``socket`` are on the host's own disk; a Unix socket's path may have 107 bytes at the most. The
+    replicas' line has its socket beside it.
     ``calibration`` is the folder of the host's calibration records. ``mesh_pids`` are the roots of the mesh's own
     process trees on the host: whatever in them isn't a replica is the mesh's own work.
     """
@@ -80,7 +82,8 @@ class HostMeterSetup:
             ),
             interval_s=self.interval_ms / 1000,
             node=node,
-            socket_path=str(self.socket),
+            steps_socket=str(self.socket),
+            line_socket=str(self.socket.with_name(_LINE)),
             silicon=silicon.model,
             gpu_ids=tuple(sensors.gpu_models),
             energy_method="+".join(methods) or None,

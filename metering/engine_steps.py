@@ -12,9 +12,7 @@ This module needs the standard library only: it is imported inside the engine.
 
 import contextlib
 import json
-import os
 import socket
-import stat
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from metering.errors import SocketUnusable
+from metering.private_socket import listen_privately
 
 _SENDER_BUFFER_BYTES = 4 * 1024 * 1024
 _RETRY_SECONDS = 0.05
@@ -211,7 +209,7 @@ class StepInbox:
             SocketUnusable: another process listens there, or the path can't be bound.
         """
         self._path = socket_path
-        self._listener = _listen(socket_path)
+        self._listener = listen_privately(socket_path, backlog=_MOST_CONNECTIONS)
         self._connections: list[_Connection] = []
         self._garbage_lines = 0
 
@@ -292,43 +290,6 @@ class _Connection:
     def close(self) -> None:
         self.is_open = False
         self._socket.close()
-
-
-def _listen(path: Path) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        _remove_stale(path)
-        # The file takes its mode from the socket's, so it is never open to others, not even for a moment.
-        path_mode = stat.S_IRUSR | stat.S_IWUSR
-        _set_mode(listener, path_mode)
-        listener.bind(str(path))
-        path.chmod(path_mode)
-        listener.listen(_MOST_CONNECTIONS)
-        listener.settimeout(0)
-    except OSError as wrong:
-        listener.close()
-        raise SocketUnusable(f"cannot listen for engine steps on {path}: {wrong}") from wrong
-    return listener
-
-
-def _set_mode(listener: socket.socket, mode: int) -> None:
-    # Linux honours this; elsewhere the chmod after binding does it.
-    with contextlib.suppress(OSError):
-        os.fchmod(listener.fileno(), mode)
-
-
-def _remove_stale(path: Path) -> None:
-    if not path.is_socket():
-        return
-    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        probe.connect(str(path))
-    except ConnectionRefusedError:
-        path.unlink()
-    else:
-        raise FileExistsError("another meter listens there")
-    finally:
-        probe.close()
 
 
 def _event(message: Any) -> tuple[int, StepBegan | StepEnded]:  # noqa: ANN401 - parsed JSON

@@ -19,6 +19,8 @@ _WINDOW: Final = 4096
 """Receipts that are read from the ledger at once: the signers are idle while it is read and while its end is stored."""
 _BATCHES_AT_ONCE: Final = 4
 """One at the signers, one waiting at their door, one becoming signatures, one being stored."""
+_GATHER_S: Final = 0.1
+"""Between two readings of fewer than a full batch: a call to the signers costs as much as signing several receipts."""
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 10.0
 
@@ -68,16 +70,19 @@ class SigningLoop:
         sign: Sign,
         public_key: bytes,
         on_signed: Callable[[Sequence[int]], None] = lambda _: None,
+        gather_s: float = _GATHER_S,
         first_pause_s: float = _FIRST_PAUSE_S,
         longest_pause_s: float = _LONGEST_PAUSE_S,
     ) -> None:
         """``public_key``: no signature is stored that does not verify under it, whoever made it.
 
-        ``on_signed`` is told how long the receipts that were just signed had waited, in nanoseconds.
+        ``on_signed`` is told how long the receipts that were just signed had waited, in nanoseconds. A receipt that
+        comes after a lull is signed at once; those that follow wait ``gather_s`` for company.
         """
         self._writer = writer
         self._sign = sign
         self._public_key = public_key
+        self._gather_s = gather_s
         self._first_pause_s = first_pause_s
         self._longest_pause_s = longest_pause_s
         self._on_signed = on_signed
@@ -126,6 +131,8 @@ class SigningLoop:
         self._set_aside(on_its_way.refused, {each.account for each in waiting})
         if on_its_way.trouble is not None:
             raise on_its_way.trouble
+        if len(waiting) < MAX_BATCH:
+            await asyncio.sleep(self._gather_s)
 
     async def _sign_batches(self, on_its_way: _Round) -> None:
         """Take one batch after the other; trouble with one is noted, and no other is begun."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, cast
@@ -14,7 +14,17 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from serve.deadlines import LimitAfter, within
 from serve.errors import AttemptFailed, NotBooked, SeamBroken
-from serve.messages import EngineTask, GivenUp, Payload, Refused, ReplicaItem, Settled, Started
+from serve.messages import (
+    EngineTask,
+    GivenUp,
+    Opening,
+    Payload,
+    Refused,
+    ReplicaItem,
+    ReplicaMessage,
+    Settled,
+    Started,
+)
 
 _LOG = logging.getLogger(__name__)
 _METERS_ANSWER_WITHIN_S = 2.0
@@ -57,7 +67,7 @@ class ServeDispatch:
             AttemptFailed: the replica died, is full or silent, or its engine broke.
         """
         items = cast(
-            "DeploymentResponseGenerator[ReplicaItem]",
+            "DeploymentResponseGenerator[ReplicaMessage]",
             self._handles[pool].answer.remote(task),
         )
         attempt = _Attempt(task.request_id, task.context)
@@ -67,7 +77,7 @@ class ServeDispatch:
             ends.append(await self._end(attempt, TimeoutError()))
 
         try:
-            async with aclosing(within(items, limit_after, give_up)) as timely:
+            async with aclosing(_each(items)) as each, aclosing(within(each, limit_after, give_up)) as timely:
                 async for item in timely:
                     yield item
                     if isinstance(item, Payload):
@@ -135,6 +145,15 @@ class ServeDispatch:
             _LOG.warning("the meters were not found: %s", type(away).__name__)
             return None
         return list(await asyncio.gather(*map(answer, meters), return_exceptions=True))
+
+
+async def _each(messages: AsyncIterator[ReplicaMessage]) -> AsyncGenerator[ReplicaItem, None]:
+    async for message in messages:
+        if isinstance(message, Opening):
+            yield message.started
+            yield message.first
+        else:
+            yield message
 
 
 @dataclass(slots=True)

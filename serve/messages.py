@@ -101,7 +101,19 @@ class Refused:
     param: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The first two items of an attempt in one message, of which each costs more than what is in it."""
+
+    started: Started
+    first: Payload | Working
+
+
 ReplicaItem = Started | Payload | Working | Settled | Refused
+"""What is said of an attempt, one after the other."""
+
+ReplicaMessage = Opening | Payload | Working | Settled | Refused
+"""What a replica sends of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,13 +133,15 @@ class MeterCard:
     """What others need to know of a host's meter. ``energy_method`` is None when nothing can be metered.
 
     ``public_key`` signs its statements; ``maximum_power_milliwatts`` is the most that its counters can honestly count.
+    Engines report their steps to ``steps_socket``, replicas their attempts to ``line_socket``: paths on its host.
     """
 
     public_key: bytes
     maximum_power_milliwatts: int
     interval_s: float
     node: str
-    socket_path: str
+    steps_socket: str
+    line_socket: str
     silicon: str
     gpu_ids: tuple[str, ...]
     energy_method: str | None

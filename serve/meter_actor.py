@@ -27,6 +27,7 @@ from receipts.errors import LedgerInUse, LedgerUnavailable
 from receipts.ledger_actor import ledger_of
 from serve.energy_metrics import EnergyMetrics
 from serve.messages import GivenUp, MeterCard
+from serve.meter_line import MeterLines
 
 _LOG = logging.getLogger(__name__)
 # Ray hands metrics on every ten seconds; finer ones would be lost.
@@ -52,6 +53,7 @@ class MeterActor:
 
     async def __init__(self, build: BuildMeter, namespace: str) -> None:  # type: ignore[misc]
         self._meter, self._card = build()
+        self._lines = await MeterLines.open(Path(self._card.line_socket), self)
         self._ledger = ledger_of(namespace)
         self._metrics = EnergyMetrics(self._meter.silicon.node)
         # Started here, since nobody tells a restarted actor to go on.

@@ -5,11 +5,10 @@ import os
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
 import ray.serve as ray_serve
-from ray import ObjectRef
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
@@ -23,13 +22,13 @@ from serve.engine_spec import Engine, EngineSpec
 from serve.errors import EngineBroke, NotBooked, RequestRefused
 from serve.fault_place import fault_place
 from serve.loopback import keep_to_loopback
-from serve.messages import EngineTask, MeterCard, Refused, ReplicaItem, Settled, Started
+from serve.messages import EngineTask, MeterCard, Opening, Refused, ReplicaMessage, Settled, Started
 from serve.meter_actor import meter_of_this_host
+from serve.meter_line import MeterLine
 from serve.ray_hold_ledger import RayHoldLedger
 from serve.routing_stats import RoutingStats
 from serve.running_charge import RunningCharges
 
-_Answer = TypeVar("_Answer")
 # Within the time that Ray Serve gives a look at the replica (`serve.application`), or a meter away would end it.
 _METER_ANSWERS_WITHIN_S = 2.0
 
@@ -60,9 +59,10 @@ class EngineReplica:
                 device_ids=self._card.gpus_of(ray.get_gpu_ids()),
             )
         )
-        self._engine: Engine = await spec.start(self._card.socket_path, self._replica)
+        self._line: MeterLine = MeterLine(self._card.line_socket)
+        self._engine: Engine = await spec.start(self._card.steps_socket, self._replica)
         ledger = RayHoldLedger(ledger_of(namespace))
-        self._charges = RunningCharges(self._running, ledger, self._engine.stop_at_length)
+        self._charges: RunningCharges = RunningCharges(self._running, ledger, self._engine.stop_at_length)
 
     async def check_health(self) -> None:
         """Ray Serve's probe: a dead engine, or one that gives and computes nothing more, gets the replica replaced.
@@ -90,8 +90,8 @@ class EngineReplica:
         """Ray Serve asks for it each second, and tells the pool's routers when it has changed."""
         return self._routing.snapshot()
 
-    async def answer(self, task: EngineTask) -> AsyncGenerator[ReplicaItem, None]:
-        """Answer one request: `Started`, then `Payload` and `Working` items, then `Settled`; or `Refused` alone.
+    async def answer(self, task: EngineTask) -> AsyncGenerator[ReplicaMessage, None]:
+        """Answer one request: `Opening`, then `Payload` and `Working` items, then `Settled`; or `Refused` alone.
 
         Where it would cost more than its account can have held, it ends with the finish reason "length". An answer
         that goes on after delivered tokens is said from its beginning all the same. How long it may be
@@ -107,16 +107,17 @@ class EngineReplica:
         outcome, has_started, began_at = "aborted", False, self._routing.begin()
         request_id, context = task.request_id, task.context
         try:
-            await _booked(self._meter.begin.remote(request_id, self._replica, context))
+            await self._line.begin(request_id, self._replica, context)
             with self._silence.listened_to(), self._charges.watched(request_id, task.allowance):
                 async with aclosing(self._engine.answer(request_id, task.shape, task.body, task.delivered)) as items:
                     async for item in items:
                         self._silence.end()
-                        if not has_started:
+                        if has_started:
+                            yield item
+                        else:
                             # Not earlier: an engine that refuses has not started.
                             has_started = True
-                            yield self._started()
-                        yield item
+                            yield Opening(self._started(), item)
             outcome = "finished"
         except RequestRefused as refusal:
             self._silence.end()
@@ -134,8 +135,8 @@ class EngineReplica:
         finally:
             self._routing.end()
             # Not awaited here: a cancelled generator may not wait, and the settlement must happen all the same.
-            settling: ObjectRef[bytes | None] = self._meter.settle.remote(request_id, self._replica, outcome, context)
-        if outcome == "finished" and (receipt := await _booked(settling)) is not None:
+            settling = self._line.settle(request_id, self._replica, outcome, context)
+        if outcome == "finished" and (receipt := await settling) is not None:
             self._routing.learn(receipt, since=began_at)
             yield Settled(receipt)
 
@@ -146,11 +147,4 @@ class EngineReplica:
         """Ray Serve awaits this on a graceful stop."""
         if hasattr(self, "_engine"):
             await asyncio.to_thread(self._engine.stop)
-
-
-async def _booked(answer: "ObjectRef[_Answer]") -> _Answer:
-    """What the meter answers; its trouble and the ledger's must not look like the engine's or this replica's."""
-    try:
-        return await answer
-    except RayError as trouble:
-        raise NotBooked(type(getattr(trouble, "cause", None) or trouble).__name__) from trouble
+            await self._line.close()

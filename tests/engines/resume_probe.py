@@ -18,7 +18,7 @@ from mesh.ray_session import join_ray
 from mesh.run_state import DataFolder
 from receipts.draft import Attempt, RequestContext
 from receipts.placement_section import CandidatePool, Pins, PlacementContext, Rates
-from serve.messages import DONE, EngineTask, Payload, Settled, Started
+from serve.messages import DONE, EngineTask, Opening, Payload, Settled
 from serve.messages_seam import MessagesSeam
 from serve.seam import Seam
 from serve.shapes import Shape
@@ -81,7 +81,7 @@ async def _probe(application: str) -> list[dict[str, object]]:
         body = _body(shape, asked)
         whole = await _answer(handle, shape, body, [])
         cuts = (1, 2, 6, 12, 21, len(whole.payloads) - 2)
-        found += [await _resumed(handle, shape, body, whole, cut) for cut in cuts]
+        found += await asyncio.gather(*(_resumed(handle, shape, body, whole, cut) for cut in cuts))
     return found
 
 
@@ -115,13 +115,13 @@ async def _answer(handle: Any, shape: Shape, body: dict[str, Any], delivered: Se
         body=body,
         delivered=tuple(delivered),
     )
-    async for item in handle.answer.remote(task):
+    async for message in handle.answer.remote(task):
+        item = message.first if isinstance(message, Opening) else message
         if isinstance(item, Payload):
             payloads.append(item)
-        elif isinstance(item, Settled):
-            receipt = json.loads(item.receipt)
         else:
-            assert isinstance(item, Started), item
+            assert isinstance(item, Settled), item
+            receipt = json.loads(item.receipt)
     return Answer(tuple(payloads), receipt["workload"]["tokens"]["output"], receipt["placement"])
 
 

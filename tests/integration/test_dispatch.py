@@ -10,7 +10,18 @@ import pytest
 from ray.exceptions import RayActorError
 
 from serve.errors import AttemptFailed, NotBooked, SeamBroken
-from serve.messages import DONE, EngineTask, GivenUp, Payload, Refused, ReplicaItem, Settled, Started
+from serve.messages import (
+    DONE,
+    EngineTask,
+    GivenUp,
+    Opening,
+    Payload,
+    Refused,
+    ReplicaItem,
+    ReplicaMessage,
+    Settled,
+    Started,
+)
 from serve.shapes import Shape
 
 with warnings.catch_warnings():
@@ -36,7 +47,7 @@ def time_enough(_last: ReplicaItem | None) -> float:
 class FakeItems:
     """Says what it is given, then raises, ends or hangs."""
 
-    def __init__(self, calls: list[str], items: Sequence[ReplicaItem], then: Exception | None) -> None:
+    def __init__(self, calls: list[str], items: Sequence[ReplicaMessage], then: Exception | None) -> None:
         self._calls = calls
         self._items = iter(items)
         self._then = then
@@ -44,7 +55,7 @@ class FakeItems:
     def __aiter__(self) -> "FakeItems":
         return self
 
-    async def __anext__(self) -> ReplicaItem:
+    async def __anext__(self) -> ReplicaMessage:
         for item in self._items:
             return item
         if self._then is not None:
@@ -118,7 +129,7 @@ class Bench:
     def __init__(
         self,
         *,
-        items: Sequence[ReplicaItem] = (),
+        items: Sequence[ReplicaMessage] = (),
         then: Exception | None = None,
         meters: Sequence[GivenUp | Exception] = (_FAILED,),
         settles: bytes | Exception | None = None,
@@ -140,8 +151,8 @@ class Bench:
         return failed.value
 
 
-@pytest.mark.parametrize("items", [[], [_STARTED, Payload(b"x")]])
-async def test_the_meters_hear_that_a_silent_attempt_is_given_up_before_its_replica_does(items: list[ReplicaItem]):
+@pytest.mark.parametrize("items", [[], [Opening(_STARTED, Payload(b"x"))]])
+async def test_the_meters_hear_that_a_silent_attempt_is_given_up_before_its_replica_does(items: list[ReplicaMessage]):
     bench = Bench(items=items, meters=[_FAILED, GivenUp(is_charged=False, energy_microjoules=None)])
     failure = await bench.failure(no_time)
     assert bench.calls == ["give up", "give up", "waiting cancelled", "cancel"]
@@ -158,7 +169,7 @@ async def test_the_meters_hear_that_a_silent_attempt_is_given_up_before_its_repl
     ],
 )
 async def test_every_failure_is_given_up_at_the_meters_and_named(then: Exception, outcome: str):
-    bench = Bench(items=[_STARTED], then=then)
+    bench = Bench(items=[Opening(_STARTED, Payload(b"x"))], then=then)
     failure = await bench.failure()
     assert bench.calls == ["give up", "cancel"]
     assert (failure.outcome, failure.is_charged, failure.may_be_charged) == (outcome, False, False)
@@ -193,7 +204,7 @@ async def test_a_full_pool_took_nothing_in_and_no_meter_is_asked():
 
 @pytest.mark.parametrize(("last", "stream"), [(Payload(DONE), True), (Payload(b"{}"), False)])
 async def test_a_whole_answer_whose_replica_is_lost_gets_its_receipt_from_the_meter(last: Payload, stream: bool):
-    bench = Bench(items=[_STARTED, last], then=RayActorError(), settles=b"receipt")
+    bench = Bench(items=[Opening(_STARTED, last)], then=RayActorError(), settles=b"receipt")
     items = [item async for item in bench.run(stream=stream)]
     assert items == [_STARTED, last, Settled(b"receipt")]
     assert bench.calls == ["settle", "cancel"]
@@ -201,13 +212,13 @@ async def test_a_whole_answer_whose_replica_is_lost_gets_its_receipt_from_the_me
 
 @pytest.mark.parametrize("settles", [None, KeyError("not here")])
 async def test_a_whole_answer_that_was_not_settled_as_one_fails(settles: Exception | None):
-    bench = Bench(items=[_STARTED, Payload(DONE)], then=RayActorError(), settles=settles)
+    bench = Bench(items=[Opening(_STARTED, Payload(DONE))], then=RayActorError(), settles=settles)
     assert (await bench.failure()).outcome == "replica died"
     assert bench.calls == ["settle", "give up", "cancel"]
 
 
 async def test_an_error_thrown_into_it_makes_it_fail_at_the_meshs_cost():
-    bench = Bench(items=[_STARTED, Payload(DONE)], settles=b"receipt")
+    bench = Bench(items=[Opening(_STARTED, Payload(DONE))], settles=b"receipt")
     items = bench.run()
     assert [await anext(items), await anext(items)] == [_STARTED, Payload(DONE)]
     with pytest.raises(AttemptFailed, match="text differs"):
@@ -216,7 +227,7 @@ async def test_an_error_thrown_into_it_makes_it_fail_at_the_meshs_cost():
 
 
 @pytest.mark.parametrize("last", [Settled(b"receipt"), Refused(status=400, message="no", param=None)])
-async def test_an_attempt_that_ends_is_not_given_up(last: ReplicaItem):
+async def test_an_attempt_that_ends_is_not_given_up(last: Settled | Refused):
     bench = Bench(items=[last], then=RuntimeError("nobody reads on"))
     assert [item async for item in bench.run()] == [last]
     assert bench.calls == ["cancel"]
@@ -235,9 +246,9 @@ async def test_a_client_that_goes_aborts_the_attempt_which_is_charged():
 
 
 async def test_a_client_that_goes_while_the_meters_are_asked_is_gone_at_once_and_its_replica_hears_of_it():
-    bench = Bench(items=[_STARTED], meters=[TimeoutError("it hangs")])
-    items = bench.run(lambda last: 60.0 if last is None else 0.0)
-    assert await anext(items) == _STARTED
+    bench = Bench(items=[Opening(_STARTED, Payload(b"x"))], meters=[TimeoutError("it hangs")])
+    items = bench.run(lambda last: 0.0 if isinstance(last, Payload) else 60.0)
+    assert [await anext(items), await anext(items)] == [_STARTED, Payload(b"x")]
     reading = asyncio.create_task(anext(items))
     await bench.asked.wait()
     reading.cancel()
@@ -248,6 +259,6 @@ async def test_a_client_that_goes_while_the_meters_are_asked_is_gone_at_once_and
 
 @pytest.mark.parametrize("is_whole", [True, False])
 async def test_only_what_broke_before_the_answer_was_whole_speaks_against_the_pool(is_whole: bool):
-    items = [_STARTED, Payload(DONE if is_whole else b"data: {}\n\n")]
+    items = [Opening(_STARTED, Payload(DONE if is_whole else b"data: {}\n\n"))]
     failure = await Bench(items=items, then=NotBooked("LedgerUnavailable"), settles=ConnectionError("away")).failure()
     assert (failure.is_whole, failure.is_pools) == (is_whole, not is_whole)

@@ -92,6 +92,19 @@ async def test_receipts_are_signed_as_they_come(tmp_path: Path, group, make_sett
         assert len(signers.calls) == calls, "without work there is nothing to ask"
 
 
+async def test_the_first_is_signed_at_once_and_those_that_follow_wait_for_company(
+    tmp_path: Path, group, make_settlement
+) -> None:
+    signers = Signers(group)
+    async with running(tmp_path / "l.db", signers, gather_s=1.0) as writer:
+        await settle(writer, [make_settlement(1)])
+        await all_signed(writer, group, [1])
+        for n in range(2, 6):
+            await settle(writer, [make_settlement(n)])
+        await all_signed(writer, group, range(2, 6))
+    assert signers.calls == [1, 4]
+
+
 async def test_a_receipt_goes_to_the_signers_with_its_meters_statement(tmp_path: Path, group, make_settlement) -> None:
     signers = Signers(group)
     statements = [SignedStatement(statement=f"the meter's word {n}", signature="ab" * 64) for n in (1, 2)]
