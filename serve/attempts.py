@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Protocol, Self, assert_never
+from typing import Protocol, Self, assert_never
 
 from placement.tiers import Tier
 from receipts.draft import Attempt
 from serve.deadlines import Deadlines, LimitAfter
+from serve.engine_body import engine_body
 from serve.errors import AttemptFailed, RequestRefused, SeamBroken
 from serve.holds import Hold
 from serve.messages import EngineTask, Payload, Refused, ReplicaItem, Settled, Started, Working
@@ -226,7 +227,7 @@ class Attempts:
             request_id=asked.request_id,
             shape=request.shape,
             context=asked.context(pool, course.attempts, len(course.delivered)).to_json(),
-            body=_engine_body(request, pool),
+            body=engine_body(request, pool.model, asked.admission.account),
             delivered=tuple(course.delivered),
             allowance=None if request.shape is Shape.EMBEDDING else course.job.hold.allowance(pool.usd_per_kwh),
         )
@@ -454,11 +455,3 @@ def _refused(refusal: Refused) -> RequestRefused:
 
 def _broke_off(outcome: str, why: str) -> RequestRefused:
     return RequestRefused(HTTPStatus.BAD_GATEWAY, f"the answer broke off: {outcome}; {why}")
-
-
-def _engine_body(request: ModelRequest, pool: Pool) -> dict[str, Any]:
-    """The client's body for the engine: the chosen model's name, and usage always counted."""
-    body = {**request.body, "model": pool.model}
-    if request.stream and request.shape is not Shape.MESSAGES:  # Anthropic's streams always have it
-        body["stream_options"] = {"include_usage": True}
-    return body
