@@ -39,6 +39,7 @@ from receipts.frost.batch import aggregate_batch, sign_batch
 from receipts.frost.ciphersuite import scale_base
 from receipts.frost.errors import FrostError
 from receipts.frost.signing_package import SigningPackage
+from receipts.ledger_writer import MAX_COMMIT
 from receipts.meter_enrolment import MeterEnrolment
 from receipts.share_secret import ShareSecretSource, create_development_secret
 from receipts.signer_policy import ReceiptRules
@@ -268,7 +269,8 @@ def cpu_s(processes: Sequence[psutil.Process]) -> float:
 async def measure_throughput(group: RunningGroup, source: Iterator[Settlement], count: int) -> Throughput:
     """The rate in the middle of a backlog that gets signed."""
     waiting = [next(source) for _ in range(count)]
-    await asyncio.gather(*(group.ledger.settle.remote(each) for each in waiting))
+    for start in range(0, count, MAX_COMMIT):
+        await group.ledger.settle.remote(waiting[start : start + MAX_COMMIT])
     actors = group.actors()
     await group.enrol()
     seen: list[tuple[float, int, float]] = []
@@ -299,7 +301,7 @@ async def measure_latency(group: RunningGroup, source: Iterator[Settlement], per
 
 
 async def _settled(ledger: "ActorHandle[Any]", settlement: Settlement, *, is_followed: bool) -> float | None:
-    stored = await ledger.settle.remote(settlement)
+    [stored] = await ledger.settle.remote([settlement])
     if not is_followed:
         return None
     began = time.perf_counter()

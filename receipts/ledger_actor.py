@@ -109,9 +109,10 @@ class LedgerActor:
         self._opening = asyncio.create_task(self._open())
         self._staying = asyncio.create_task(self._open_at_last())
 
-    async def settle(self, settlement: Settlement) -> StoredReceipt | None:
-        """As `LedgerWriter.settle`: durable when it returns; None for an attempt that failed."""
-        return await (await self._ready()).writer.settle(settlement)
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[StoredReceipt | BaseException | None]:
+        """As `LedgerWriter.settle` for each, durable when it returns, or what that raises; None for one that failed."""
+        writer = (await self._ready()).writer
+        return await asyncio.gather(*map(writer.settle, settlements), return_exceptions=True)
 
     async def receipt(self, receipt_id: str, account: str, wait_for_signature_s: float = 0.0) -> StoredReceipt | None:
         """As `LedgerWriter.receipt`."""
@@ -239,9 +240,10 @@ class LedgerActor:
         """As `Ledger.reverse`."""
         return await self._call(lambda ledger: ledger.reverse(transaction_id, reason))
 
-    async def place_hold(self, wanted: HoldWanted) -> HoldAnswer:
-        """As `LedgerHolds.place`."""
-        return await (await self._ready()).holds.place(wanted)
+    async def place_holds(self, wanted: Sequence[HoldWanted]) -> Sequence[HoldAnswer | BaseException]:
+        """As `LedgerHolds.place` for each, or what that raises."""
+        holds = (await self._ready()).holds
+        return await asyncio.gather(*map(holds.place, wanted), return_exceptions=True)
 
     async def renew_holds(self, holds: Sequence[Renewal], lease_s: float) -> None:
         """As `LedgerHolds.renew`."""

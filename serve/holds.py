@@ -30,7 +30,7 @@ class HoldLedger(Protocol):
     """Where balances are. Calls may raise whatever keeps the ledger from answering; then nothing is known of them."""
 
     async def place(self, wanted: HoldWanted) -> HoldAnswer:
-        """As `LedgerActor.place_hold`."""
+        """As `receipts.ledger_holds.LedgerHolds.place`."""
 
     async def renew(self, holds: Sequence[Renewal], lease_s: float) -> None:
         """As `LedgerActor.renew_holds`."""

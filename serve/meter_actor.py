@@ -23,8 +23,10 @@ from metering.host_meter import HostMeter
 from metering.meter_report import MeterReport
 from metering.metered_replica import ReplicaRegistration
 from metering.settlement import Settlement
-from receipts.errors import LedgerInUse, LedgerUnavailable
+from receipts.errors import LedgerInUse, LedgerUnavailable, ReceiptsError
 from receipts.ledger_actor import ledger_of
+from receipts.stored_receipt import StoredReceipt
+from serve.calls_together import CallsTogether
 from serve.energy_metrics import EnergyMetrics
 from serve.messages import GivenUp, MeterCard
 from serve.meter_line import MeterLines
@@ -54,7 +56,7 @@ class MeterActor:
     async def __init__(self, build: BuildMeter, namespace: str) -> None:  # type: ignore[misc]
         self._meter, self._card = build()
         self._lines = await MeterLines.open(Path(self._card.line_socket), self)
-        self._ledger = ledger_of(namespace)
+        self._store: CallsTogether[Settlement, StoredReceipt | None] = CallsTogether(ledger_of(namespace).settle.remote)
         self._metrics = EnergyMetrics(self._meter.silicon.node)
         # Started here, since nobody tells a restarted actor to go on.
         loops = (self._tick_forever(), self._redeliver_forever(), self._show_metrics_forever())
@@ -98,7 +100,7 @@ class MeterActor:
         while True:
             try:
                 return await self._deliver(settlement)
-            except RayError as error:
+            except (RayError, ReceiptsError) as error:
                 if not _is_away(error) or time.monotonic() > give_up:
                     raise
             await asyncio.sleep(_LEDGER_RETRY_S)
@@ -129,7 +131,7 @@ class MeterActor:
 
     async def _deliver(self, settlement: Settlement) -> bytes | None:
         """Hand over one settlement; the ledger books a failed attempt as the mesh's overhead, without a receipt."""
-        stored = await self._ledger.settle.remote(settlement)
+        stored = await self._store(settlement)
         is_news = self._meter.acknowledge(settlement)
         if stored is None:
             return None
@@ -175,13 +177,13 @@ def given_up(settlement: Settlement | None) -> GivenUp:
     return GivenUp(is_charged=False, energy_microjoules=settlement.energy.total_microjoules)
 
 
-def _is_away(error: RayError) -> bool:
+def _is_away(error: Exception) -> bool:
     """Whether the ledger may take the same settlement in a moment.
 
     It restarts, its database is locked, full or out of reach, or is still held by the ledger's own session that died.
     """
-    is_ledgers = isinstance(getattr(error, "cause", None), LedgerUnavailable | LedgerInUse)
-    return is_ledgers or isinstance(error, RayActorError)
+    reasons = (error, getattr(error, "cause", None))  # of a call that failed as a whole, Ray's error has it
+    return any(isinstance(each, LedgerUnavailable | LedgerInUse | RayActorError) for each in reasons)
 
 
 def boot_id() -> str:

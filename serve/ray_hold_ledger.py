@@ -6,6 +6,7 @@ from typing import Any, cast
 from ray.actor import ActorHandle
 
 from receipts.holds import HoldAnswer, HoldWanted, Renewal
+from serve.calls_together import CallsTogether
 
 
 class RayHoldLedger:
@@ -13,10 +14,11 @@ class RayHoldLedger:
 
     def __init__(self, ledger: ActorHandle[Any]) -> None:
         self._ledger = ledger
+        self._place: CallsTogether[HoldWanted, HoldAnswer] = CallsTogether(ledger.place_holds.remote)
 
     async def place(self, wanted: HoldWanted) -> HoldAnswer:
         """As `HoldLedger.place`."""
-        return cast("HoldAnswer", await self._ledger.place_hold.remote(wanted))
+        return await self._place(wanted)
 
     async def renew(self, holds: Sequence[Renewal], lease_s: float) -> None:
         """As `HoldLedger.renew`."""
