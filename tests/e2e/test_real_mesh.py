@@ -23,8 +23,8 @@ def client(mesh):
         yield made
 
 
-def _receipt(mesh, receipt_id: str) -> dict:
-    return json.loads(mesh.jc("receipt", receipt_id).stdout)
+def _receipt(mesh, receipt_id: str, **environment: str) -> dict:
+    return json.loads(mesh.jc("receipt", receipt_id, **environment).stdout)
 
 
 def test_the_start_shows_answer_joules_place_receipt_and_verification(mesh):
@@ -157,9 +157,33 @@ def test_a_new_key_works_and_a_wrong_one_is_told_what_to_do(mesh):
     assert "API key" in wrong.stderr
 
 
-def test_another_account_does_not_see_the_receipt(mesh, client):
+@pytest.fixture(scope="module")
+def other(mesh) -> str:
+    """A key of another account's."""
+    return mesh.jc("keys", "new", "--account", "other").stdout.strip()
+
+
+def test_no_account_finds_in_the_cache_what_another_one_asked(mesh, other):
+    prompt = " ".join(f"{number} bottles of beer on the wall." for number in range(100))
+
+    def cached(key: str) -> int:
+        answer = requests.post(
+            f"{mesh.url}/v1/completions",
+            json={"model": "auto", "prompt": prompt, "max_tokens": 1},
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=120,
+        )
+        receipt = _receipt(mesh, answer.headers["X-Receipt-Id"], JC_API_KEY=key)
+        return receipt["workload"]["tokens"]["cached"]
+
+    assert cached(mesh.key) == 0
+    assert cached(mesh.key) > 0
+    assert cached(other) == 0
+    assert cached(other) > 0
+
+
+def test_another_account_does_not_see_the_receipt(mesh, client, other):
     answer = client.chat.completions.create(model="auto", messages=_MESSAGES, max_tokens=1)
-    other = mesh.jc("keys", "new", "--account", "other").stdout.strip()
     unseen = mesh.jc("receipt", answer.model_extra["energy"]["receipt_id"], JC_API_KEY=other)
     assert unseen.returncode == 2
     assert "no receipt" in unseen.stderr
