@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 
 import pytest
-from running_echo import EchoMesh, running_echo_mesh
+from running_echo import EchoMesh, built_in_settings, running_echo_mesh
 
 _SHARED = "echo_mesh"
 _ACCOUNTS = ("filled", "other", "acme-7f3a", "nosy", "mesh-operator", "fuzzed")
@@ -29,7 +29,13 @@ def _shares(item: pytest.Item) -> bool:
 
 @pytest.fixture(scope="session")
 def echo_mesh(request, tmp_path_factory) -> Iterator[EchoMesh]:
-    """It is stopped after the last test that names it: no other fixture may hold it longer."""
+    """It is stopped after the last test that names it: no other fixture may hold it longer.
+
+    What fails is tried twice: before a third time the mesh would wait four seconds, in every test of an error.
+    """
+    settings = built_in_settings()
+    settings["placement"]["attempts"] = 2
+    folder = tmp_path_factory.mktemp("echo")
     with contextlib.ExitStack() as running:
         request.config.stash[_RUNNING] = running
-        yield running.enter_context(running_echo_mesh(tmp_path_factory.mktemp("echo"), accounts=_ACCOUNTS))
+        yield running.enter_context(running_echo_mesh(folder, accounts=_ACCOUNTS, settings=settings))

@@ -8,13 +8,16 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 _CLIENTS = Path(sys.prefix) / "clients" / "bin" / "python"
-_SUITES = Path(__file__).parents[1] / "clients"
+_FOLDER = Path(__file__).parents[1] / "clients"
+_SUITES = ("langchain", "llama_index")
 _WITHIN_S = 300
 _MODEL = "smollm2-135m-instruct"
 
@@ -31,6 +34,14 @@ class SuiteRun:
     said: str
 
 
+@pytest.fixture(scope="module")
+def runs(echo_mesh, tmp_path_factory) -> Iterator[Mapping[str, Future[SuiteRun]]]:
+    """Of both suites at once: each is a process that often waits."""
+    folder = tmp_path_factory.mktemp("clients")
+    with ThreadPoolExecutor(len(_SUITES)) as threads:
+        yield {each: threads.submit(_run, f"{each}_suite.py", echo_mesh, folder / f"{each}.xml") for each in _SUITES}
+
+
 def _run(suite: str, mesh, report: Path) -> SuiteRun:
     environment = {
         "PATH": os.environ["PATH"],
@@ -44,7 +55,7 @@ def _run(suite: str, mesh, report: Path) -> SuiteRun:
     }
     command = [str(_CLIENTS), "-m", "pytest", "-q", "--tb=short", f"--junitxml={report}", suite]
     ran = subprocess.run(
-        command, cwd=_SUITES, env=environment, capture_output=True, text=True, timeout=_WITHIN_S, check=False
+        command, cwd=_FOLDER, env=environment, capture_output=True, text=True, timeout=_WITHIN_S, check=False
     )
     said = f"{ran.stdout[-20_000:]}\n{ran.stderr[-5_000:]}"
     assert report.exists(), said
@@ -62,8 +73,9 @@ def _outcome(case: ElementTree.Element) -> str:
     return next((child.tag for child in case if child.tag in ("skipped", "failure", "error")), "passed")
 
 
-def test_langchains_own_suite_passes_with_chat_openai(echo_mesh, tmp_path):
-    ran = _run("langchain_suite.py", echo_mesh, tmp_path / "report.xml")
+@pytest.mark.usefixtures("echo_mesh")
+def test_langchains_own_suite_passes_with_chat_openai(runs):
+    ran = runs["langchain"].result()
     assert not ran.wrong, ran.said
     assert ran.passed >= 46, ran.said
     # No model here hears or reads PDF; the last is a benchmark on recorded answers.
@@ -72,8 +84,9 @@ def test_langchains_own_suite_passes_with_chat_openai(echo_mesh, tmp_path):
     )
 
 
-def test_llama_indexs_openai_like_client_works(echo_mesh, tmp_path):
-    ran = _run("llama_index_suite.py", echo_mesh, tmp_path / "report.xml")
+@pytest.mark.usefixtures("echo_mesh")
+def test_llama_indexs_openai_like_client_works(runs):
+    ran = runs["llama_index"].result()
     assert not ran.wrong, ran.said
     assert ran.passed >= 11, ran.said
     assert not ran.skipped

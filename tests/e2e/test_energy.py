@@ -1,5 +1,6 @@
 """Real joules on a real engine: they add up, batches share them, and strangers pay for themselves."""
 
+import contextlib
 import statistics
 
 import pytest
@@ -33,17 +34,18 @@ def _check_book(check: BookCheck) -> None:
 
 
 def test_the_book_is_the_counter_and_batches_share_it(measured):
-    sums = {}
-    for streams in (1, 8, 32):
+    of_one = {}
+    for streams, count in ((1, 8), (8, 16), (32, 32)):
         with watched(measured) as check:
-            sums[streams] = ask(measured, streams, 32, salt=f"at a time: {streams}")
+            on_receipts = ask(measured, streams, count, salt=f"at a time: {streams}")
         _check_book(check)
         charged = check.account("request")
-        assert charged == pytest.approx(sums[streams] * 1e6, abs=32), "the receipts are the account"
+        assert charged == pytest.approx(on_receipts * 1e6, abs=count), "the receipts are the account"
         magnitude = check.after["trueup_magnitude_microjoules"] - check.before["trueup_magnitude_microjoules"]
         assert magnitude < check.booked_microjoules / 100
-    assert 0 < sums[8] <= 1.05 * sums[1]
-    assert 0 < sums[32] <= 1.05 * sums[1]
+        of_one[streams] = on_receipts / count
+    assert 0 < of_one[8] <= 1.05 * of_one[1]
+    assert 0 < of_one[32] <= 1.05 * of_one[1]
 
 
 def test_a_stranger_on_the_same_processor_pays_for_itself(measured):
@@ -51,10 +53,12 @@ def test_a_stranger_on_the_same_processor_pays_for_itself(measured):
     ratios = []
     for turn in range(5):
         alone = ask(measured, 1, 2, salt=f"alone {turn}")
-        with burning(), watched(measured) as check:
+        with burning(), contextlib.ExitStack() as looking:
+            check = None if turn else looking.enter_context(watched(measured))
             ratios.append(ask(measured, 1, 2, salt=f"beside {turn}") / alone)
-        _check_book(check)
-        assert check.account("foreign") > check.booked_microjoules / 10
+        if check is not None:
+            _check_book(check)
+            assert check.account("foreign") > check.booked_microjoules / 10
     # How near to 1 it is, is for the benchmark to say: here a neighbour's load on the machine moves it by a fifth. What
     # this shows is that the stranger's whole core, as much as the engine's own, isn't on the receipts: that is 2.
     assert 0.6 < statistics.median(ratios) < 1.4

@@ -129,11 +129,13 @@ def woken(client) -> None:
 
 @pytest.mark.usefixtures("woken")
 def test_embeddings_know_what_is_alike(mesh, client):
+    """Among texts that keep a thread busy for so long that a counter with ticks of 10 ms sees it."""
+    sentences = ("A cat sat on the mat.", "A kitten was sitting on a rug.", "Stock markets fell.")
     raw = client.embeddings.with_raw_response.create(
-        model=_EMBEDDER, input=["A cat sat on the mat.", "A kitten was sitting on a rug.", "Stock markets fell."]
+        model=_EMBEDDER, input=[*sentences, *["Enough to keep a thread busy that long." * 8] * 16]
     )
     answer = raw.parse()
-    cat, kitten, stocks = (each.embedding for each in answer.data)
+    cat, kitten, stocks = (each.embedding for each in answer.data[: len(sentences)])
     assert len(cat) == 384
     assert _dot(cat, cat) == pytest.approx(1, abs=1e-4)
     assert _dot(cat, kitten) > _dot(cat, stocks) + 0.2

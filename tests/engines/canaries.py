@@ -1,7 +1,9 @@
 """Words that no one else says, told to a mesh in every way there is: each has to be in memory only."""
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -34,21 +36,21 @@ class Canaries:
     def __init__(self, mesh: EchoMesh, stem: str) -> None:
         self._mesh = mesh
         self._stem = stem
-        self._count = 0
+        self._numbers = itertools.count(1)
         self.sent: list[Sent] = []
         self.secrets: list[str] = [mesh.key]
 
     def word(self) -> str:
-        self._count += 1
-        return f"{self._stem}x{self._count}"
+        return f"{self._stem}x{next(self._numbers)}"
 
     def tell_everything(self) -> None:
         """Every route that runs a model, answered and failed, streamed and not; then what only some of them have."""
         for shape in Shape:
             self._answered(shape)
             self._refused(shape)
-            self._failed(shape)
             self._unreadable(shape)
+        with ThreadPoolExecutor(len(Shape)) as threads:  # all at once: each is tried again, after a pause
+            list(threads.map(self._failed, Shape))
         self._in_plans()
         self._with_a_repeated_key()
         self._make_a_key()

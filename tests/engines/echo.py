@@ -2,9 +2,10 @@
 
 `echo_script` says what it answers to tools and schemas, `echo_shapes` how.
 
-It burns a little processor time per word and reports its steps, so that a real meter has something to meter.
+It burns a little processor time per word, or text to embed, and reports its steps, so that a real meter has something
+to meter.
 A message starting with ``!refuse``, ``!break``, ``!crash`` or ``!hang`` does that instead, and ``!raise`` fails with an
-error that quotes the message. ``!refuse-late`` is refused after its first word, as an answer that can't be put into its
+error that quotes the message. ``!refuse-late`` is refused at its last word, as an answer that can't be put into its
 form. With ``!slow`` it is told a word a second, and with ``!freeze`` the whole process stands still for a while.
 ``!pace SECONDS`` is told a word in so many seconds. ``!break-once``, ``!crash-once``, ``!hang-once`` and
 ``!freeze-once`` do it only where no word was delivered before, so that a stream that is resumed gets over it.
@@ -91,9 +92,9 @@ class EchoEngine:
 
     async def _embed(self, request_id: str, body: Mapping[str, Any], told: Script) -> Payload:
         dimensions = check_dimensions(body, DIMENSIONS)
-        await self._step(request_id, prompt=told.prompt_tokens, index=0, produced=0)
-        await _misbehave(told.words, 1, is_resumed=False)
         texts = prompts(Shape.EMBEDDING, body)
+        await self._step(request_id, prompt=told.prompt_tokens, index=0, produced=0, burn_s=_BURN_S * len(texts))
+        await _misbehave(told.words, 1, is_resumed=False)
         return Payload(embeddings(request_id, self._model, body, texts, dimensions))
 
     async def _generate(
@@ -132,11 +133,11 @@ class EchoEngine:
                 await _misbehave(told.words, at, is_resumed=bool(delivered))
             yield at + 1, _events(wire, told, telling, at)
 
-    async def _step(self, request_id: str, *, prompt: int, index: int, produced: int) -> None:
+    async def _step(self, request_id: str, *, prompt: int, index: int, produced: int, burn_s: float = _BURN_S) -> None:
         step = next(self._steps)
         work = RequestWork(request_id, prompt, 0 if index else prompt, 0, 1 if index else 0, prompt + index)
         self._reporter.began(step, time.monotonic_ns(), (work,))
-        burn_until = time.thread_time() + _BURN_S
+        burn_until = time.thread_time() + burn_s
         while time.thread_time() < burn_until:
             pass
         self._reporter.ended(step, time.monotonic_ns(), {request_id: produced} if produced else {})
@@ -178,7 +179,7 @@ async def _misbehave(words: Sequence[str], index: int, *, is_resumed: bool) -> N
     command, _, once = "".join(words[:1]).partition("-")
     if index == 0 or (once and is_resumed):
         return
-    if command == "!refuse":
+    if command == "!refuse" and index == len(words) - 1:
         raise RequestRefused(HTTPStatus.BAD_REQUEST, "refused late as asked", "messages")
     if command == "!break":
         raise EngineBroke("as asked")

@@ -39,7 +39,7 @@ _CLIENTS: Final = 2
 _PACE_S: Final = 0.05
 _WORDS: Final = (14, 22)
 _STRIKES_AFTER: Final = (0.1, 0.8)
-_UNFAULTED: Final = 5
+_UNFAULTED: Final = 3
 _READY_WITHIN_S: Final = 60.0
 _LEAST_POOLS: Final = 2
 _QUIET_WITHIN_S: Final = 120.0
@@ -83,7 +83,11 @@ class Run:
 def rounds(seed: int, of_each: int) -> Iterator[Round]:
     """Each fault so many times, half of them in unary answers and half in streams, in any order."""
     random = Random(f"{seed}/failover")
-    kinds = [(fault, REQUESTS[index % len(REQUESTS)]) for fault in FAULTS for index in range(of_each)]
+    kinds = [
+        (fault, REQUESTS[(index + turn) % len(REQUESTS)])
+        for turn, fault in enumerate(FAULTS, start=1)
+        for index in range(of_each)
+    ]
     for number, (fault, request) in enumerate(random.sample(kinds, len(kinds)), start=1):
         yield Round(
             number=number,

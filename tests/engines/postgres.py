@@ -102,11 +102,16 @@ class PostgresServer:
 
     def empty_database(self, name: str) -> None:
         """Throw its sessions out, and all that is in it away."""
-        others = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s AND pid <> %s"
-        with self.connect(name) as connection:
-            connection.execute(others, [name, connection.info.backend_pid])
+        with self.alone(name) as connection:
             connection.execute("DROP SCHEMA public CASCADE")
             connection.execute("CREATE SCHEMA public")
+
+    def alone(self, name: str) -> "psycopg.Connection[Any]":
+        """A connection to a database, out of which everybody else was thrown."""
+        others = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s AND pid <> %s"
+        connection = self.connect(name)
+        connection.execute(others, [name, connection.info.backend_pid])
+        return connection
 
     def drop_database(self, name: str) -> None:
         """Throw its sessions out, and it away."""

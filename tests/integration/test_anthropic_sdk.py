@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import anthropic
 import pytest
 from anthropic import Anthropic, AsyncAnthropic
+from running_echo import METERED
 
 _MODEL = "smollm2-135m-instruct"
 _PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
@@ -47,13 +48,13 @@ def test_a_message_is_anthropics_with_its_energy_beside_it(client):
 
 
 def test_headers_body_and_receipt_agree(client, echo_mesh):
-    raw = client.messages.with_raw_response.create(**_asking("one two"))
+    raw = client.messages.with_raw_response.create(**_asking(METERED))
     receipt = echo_mesh.receipt(raw.headers["X-Receipt-Id"])
     answer = raw.parse()
     energy = answer.model_extra["energy"]
     assert answer.id == receipt["workload"]["id"] == f"msg_{receipt['receipt_id'].removeprefix('rcpt_')}"
     assert float(raw.headers["X-Energy-Joules"]) == energy["joules"] == receipt["energy"]["total_joules"] > 0
-    assert receipt["workload"]["tokens"]["output"] == 2
+    assert receipt["workload"]["tokens"]["output"] == len(METERED.split())
     assert raw.headers["X-Region"] == "local"
     assert raw.headers["request-id"]
 
@@ -69,13 +70,14 @@ async def test_an_async_program_gets_its_answer(async_client):
 
 
 def test_the_stream_helper_gathers_the_message_and_the_energy_is_on_its_delta(client):
-    with client.messages.stream(**_asking("one two three")) as stream:
+    words = METERED.split()
+    with client.messages.stream(**_asking(METERED)) as stream:
         seen = list(stream)
         final = stream.get_final_message()
-    assert "".join(event.text for event in seen if event.type == "text").split() == ["one", "two", "three"]
-    assert final.content[0].text.split() == ["one", "two", "three"]
+    assert "".join(event.text for event in seen if event.type == "text").split() == words
+    assert final.content[0].text.split() == words
     assert final.stop_reason == "end_turn"
-    assert final.usage.output_tokens == 3
+    assert final.usage.output_tokens == len(words)
     (delta,) = [event for event in seen if event.type == "message_delta"]
     assert delta.model_extra["energy"]["joules"] > 0
     assert [event.type for event in seen].count("message_stop") == 1

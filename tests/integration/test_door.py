@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 import requests
-from running_echo import events
+from running_echo import METERED, events, metered
 
 
 def _post(mesh, data: bytes, **headers: str) -> requests.Response:
@@ -54,7 +54,7 @@ def test_the_engines_own_refusal_comes_through_and_promises_no_receipt(echo_mesh
     assert "X-Receipt-Id" not in response.headers
 
 
-@pytest.mark.parametrize(("message", "times"), [("!refuse this", 0), ("!refuse-late after a word", 1)])
+@pytest.mark.parametrize(("message", "times"), [("!refuse this", 0), (f"!refuse-late {METERED}", 1)])
 def test_what_an_engine_ran_before_it_refused_is_booked_as_the_meshs(echo_mesh, message, times):
     response = echo_mesh.chat(message)
     assert response.status_code == 400
@@ -65,7 +65,7 @@ def test_what_an_engine_ran_before_it_refused_is_booked_as_the_meshs(echo_mesh, 
         with closing(sqlite3.connect(f"file:{echo_mesh.data_dir}/ledger.sqlite3?mode=ro", uri=True)) as ledger:
             return ledger.execute(booked, (request_id,)).fetchone() == (times, times or None)
 
-    assert echo_mesh.wait_until(is_booked, 5)
+    assert echo_mesh.wait_until(is_booked)
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer jc_LIVE_wrong"}, {"Authorization": "Basic eDp5"}])
@@ -105,13 +105,14 @@ def test_public_routes_need_no_key(echo_mesh):
 
 
 def test_a_unary_answer_header_body_and_receipt_agree(echo_mesh):
-    response = echo_mesh.chat("one two three")
+    response = echo_mesh.chat(METERED)
     receipt = echo_mesh.receipt(response.headers["X-Receipt-Id"])
     body = response.json()
-    assert body["choices"][0]["message"]["content"] == "one two three "
+    assert body["choices"][0]["message"]["content"] == f"{METERED} "
     assert float(response.headers["X-Energy-Joules"]) == body["energy"]["joules"] == receipt["energy"]["total_joules"]
     assert body["energy"]["joules"] > 0
-    assert receipt["workload"]["tokens"] == {"input": 3, "cached": 0, "output": 3}
+    words = len(METERED.split())
+    assert receipt["workload"]["tokens"] == {"input": words, "cached": 0, "output": words}
     assert receipt["workload"]["id"] == body["id"]
     assert len(receipt["verification"]["signature"]) == 128
 
@@ -153,7 +154,7 @@ def test_many_at_once_each_get_their_own_receipt_in_one_gapless_chain(echo_mesh)
 def test_a_client_that_leaves_gets_a_receipt_for_what_ran(echo_mesh):
     response = echo_mesh.chat("word " * 2000, stream=True)
     receipt_id = response.headers["X-Receipt-Id"]
-    next(response.iter_lines())
+    metered(response)
     response.close()
 
     def resolves() -> bool:

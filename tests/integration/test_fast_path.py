@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
+from mesh_processes import command_of, descendants, listening, off_loopback
 from running_echo import EchoMesh, built_in_settings, events, running_echo_mesh
 
-_LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
 _SLOW_READER_S = 2
 _BODY_S = 5
 _MOST_REQUESTS = 4
@@ -37,52 +37,19 @@ def mesh(tmp_path_factory) -> Iterator[EchoMesh]:
 
 def _processes_of(folder: Path) -> list[int]:
     """Processes that were started with a path of this folder."""
-    found = []
-    for each in Path("/proc").iterdir():
-        if each.name.isdigit() and int(each.name) != os.getpid():
-            try:
-                command = (each / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if str(folder).encode() in command:
-                found.append(int(each.name))
-    return found
-
-
-def _descendants(pid: int) -> set[int]:
-    root = psutil.Process(pid)
-    return {each.pid for each in (root, *root.children(recursive=True))}
-
-
-def _listening(pids: set[int]) -> dict[str, set[int]]:
-    """Local addresses (hexadecimal, as /proc has them) on which these processes accept connections, and who does."""
-    inodes: dict[str, int] = {}
-    for pid in pids:
-        try:
-            for each in Path(f"/proc/{pid}/fd").iterdir():
-                inodes[str(each.readlink())] = pid
-        except OSError:
-            continue
-    found: dict[str, set[int]] = {}
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            fields = line.split()
-            pid = inodes.get(f"socket:[{fields[9]}]")
-            if fields[3] == "0A" and pid is not None:
-                found.setdefault(fields[1], set()).add(pid)
-    return found
-
-
-def _haproxies(pids: set[int]) -> set[int]:
-    return {pid for pid in pids if _command(pid).partition(b"\0")[0].endswith(b"/haproxy")}
+    return [pid for pid in psutil.pids() if pid != os.getpid() and str(folder) in command_of(pid)]
 
 
 def test_haproxy_answers_and_only_loopback_is_listened_on(mesh):
-    pids = _descendants(mesh.process.pid)
-    listening = _listening(pids)
     port = int(mesh.url.rpartition(":")[2])
-    assert listening[f"0100007F:{port:04X}"] & _haproxies(pids)
-    assert [address for address in listening if address.rpartition(":")[0] not in _LOOPBACK] == []
+    seen = []
+
+    def haproxy_answers() -> bool:
+        seen.append(listening(mesh.process.pid))
+        return any(who.endswith("/haproxy") for who in seen[-1].get(f"0100007F:{port:04X}", ()))
+
+    assert mesh.wait_until(haproxy_answers)
+    assert [off for off in map(off_loopback, seen) if off] == []
 
 
 def test_a_unary_answer_and_a_stream_with_their_joules(mesh):
@@ -182,8 +149,8 @@ def test_an_ingress_that_dies_is_an_error_in_our_envelope_and_another_comes(mesh
     with mesh.chat("!pace 1 a b c", stream=True):
         ingress = next(
             pid
-            for pid in _descendants(mesh.process.pid)
-            if b"ServeReplica" in _command(pid) and b"ingress" in _command(pid)
+            for pid in descendants(mesh.process.pid)
+            if "ServeReplica" in command_of(pid) and "ingress" in command_of(pid)
         )
         os.kill(ingress, signal.SIGKILL)
     seen = set()
@@ -198,10 +165,3 @@ def test_an_ingress_that_dies_is_an_error_in_our_envelope_and_another_comes(mesh
         seen.add((answer.status_code, answer.json()["error"]["code"]))
     assert answer.status_code == 200
     assert seen <= {(502, "upstream_error"), (503, "service_unavailable")}
-
-
-def _command(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""

@@ -22,12 +22,16 @@ _CREDIT_USD_PICOS = 5 * 10**12
 _SETTLED_S = 15
 _LEASE_S = 12
 _LAPSED_S = _LEASE_S + _SETTLED_S
+_AT_ONCE_S = 6
+"""Before the lease, renewed as long as its request is under way, can have run out."""
+
 # A word keeps one thread busy for at least 4 ms, which at 100 W is 0.4 J for its two tokens, one in and one out.
 _WATTS = 100.0
 _JOULES_PER_TOKEN = 0.2
 _CONTEXT_TOKENS = 16
 _TEN_TIMES = 10
 _BETWEEN_TOKENS_S = 3
+_ATTEMPTS = 2  # one that is repeated is enough, and what kills a replica waits for its follower each time
 _MOST_UNSIGNED = 30
 _JOULES_PER_OUTPUT_TOKEN = prior_rates(_JOULES_PER_TOKEN * 1e6).larger_microjoules_per_token / 1e6
 _USD_PER_KWH = 0.5 / (_CONTEXT_TOKENS * _JOULES_PER_OUTPUT_TOKEN * _TEN_TIMES) * 3.6e6
@@ -40,6 +44,7 @@ def mesh(tmp_path_factory) -> Iterator[EchoMesh]:
     settings["ledger"]["most_unsigned"] = _MOST_UNSIGNED
     settings["ledger"]["hold_lease_s"] = _LEASE_S
     settings["deadlines"]["between_tokens_s"] = _BETWEEN_TOKENS_S
+    settings["placement"]["attempts"] = _ATTEMPTS
     settings["price"]["usd_per_kwh"] = _USD_PER_KWH
     settings["meter"]["watts_per_thread"] = _WATTS
     settings["models"][0].update(context_tokens=_CONTEXT_TOKENS, prior_joules_per_token=_JOULES_PER_TOKEN)
@@ -134,12 +139,12 @@ def test_a_client_that_leaves_before_the_answer_leaves_no_hold(mesh, probe):
 @pytest.mark.parametrize(("text", "status"), [("!refuse this", 400), ("!crash now please", 502)])
 def test_a_request_that_gets_no_answer_leaves_no_hold(mesh, probe, text, status):
     assert mesh.chat(text).status_code == status
-    assert mesh.wait_until(lambda: _has(probe, 0), 2)
+    assert mesh.wait_until(lambda: _has(probe, 0), _AT_ONCE_S)
 
 
 def test_a_replica_that_dies_in_mid_stream_leaves_no_hold(mesh, probe):
     assert "error" in mesh.chat("!crash now please", stream=True).text
-    assert mesh.wait_until(lambda: _has(probe, 0), 2)
+    assert mesh.wait_until(lambda: _has(probe, 0), _AT_ONCE_S)
 
 
 def test_a_replica_that_hangs_past_the_deadline_leaves_no_hold_and_no_charge(mesh, probe):
@@ -147,7 +152,7 @@ def test_a_replica_that_hangs_past_the_deadline_leaves_no_hold_and_no_charge(mes
     response, lines = _stream(mesh, 4, "!freeze")
     assert _has(probe, 1)
     assert any("the answer broke off: timeout" in line for line in lines)
-    assert mesh.wait_until(lambda: _has(probe, 0), 2)
+    assert mesh.wait_until(lambda: _has(probe, 0), _AT_ONCE_S)
     assert mesh.wait_until(lambda: _answers(mesh), 30), "it has come to itself"
     receipt = f"{mesh.url}/v1/receipts/{response.headers['X-Receipt-Id']}"
     assert not mesh.wait_until(lambda: requests.get(receipt, headers=mesh.headers, timeout=60).ok, 2)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import requests
 import running_echo
-from running_echo import EchoMesh, built_in_settings, running_echo_mesh
+from running_echo import METERED, EchoMesh, built_in_settings, running_echo_mesh
 
 from mesh.app import OPERATOR_ACCOUNT
 
@@ -54,7 +54,7 @@ def _meters(joined, operator_key: str) -> list[dict]:
 
 
 def test_it_answers_and_both_nodes_are_one_host_in_one_book(joined, operator_key):
-    answer = joined.chat("a mesh on somebody's cluster")
+    answer = joined.chat(METERED)
     assert answer.ok, answer.text
     assert answer.json()["energy"]["joules"] > 0
     meters = _meters(joined, operator_key)
@@ -66,7 +66,7 @@ def test_it_answers_and_both_nodes_are_one_host_in_one_book(joined, operator_key
 def test_two_replicas_together_are_never_billed_more_than_was_counted(joined, operator_key):
     (before,) = _meters(joined, operator_key)
     with ThreadPoolExecutor(8) as threads:
-        answers = list(threads.map(lambda number: joined.chat(f"{number} " + "word " * 100), range(32)))
+        answers = list(threads.map(lambda number: joined.chat(f"{number} " + "word " * 40), range(32)))
     (after,) = _meters(joined, operator_key)
     billed = sum(round(answer.json()["energy"]["joules"] * 1e6) for answer in answers)
     counted = after["totals"]["counted_microjoules"] - before["totals"]["counted_microjoules"]

@@ -1,5 +1,9 @@
-"""The whole mesh with its ledger on a PostgreSQL server, which is restarted and crashed under it."""
+"""The whole mesh with its ledger on a PostgreSQL server, which is restarted and crashed under it.
 
+It runs beside everybody's mesh, which has nothing to do with it.
+"""
+
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,8 +19,11 @@ from running_echo import EchoMesh, running_echo_mesh
 import clusters
 from receipts.ledger_check import LedgerReport, check_ledger
 from receipts.ledger_database import ReadingDatabase
+from receipts.verify import verify_paths
 
 WITHIN_S = 60
+
+pytestmark = pytest.mark.usefixtures("echo_mesh")
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +81,13 @@ def is_signed(mesh: EchoMesh, receipt_id: str) -> bool:
         return False
 
 
+def group_key(mesh: EchoMesh) -> bytes:
+    return bytes.fromhex(requests.get(f"{mesh.url}/v1/keys/group", timeout=60).json()["public_key"])
+
+
 def report(server: postgres.PostgresServer, mesh: EchoMesh, url: str) -> LedgerReport:
-    key = bytes.fromhex(requests.get(f"{mesh.url}/v1/keys/group", timeout=10).json()["public_key"])
     with closing(ReadingDatabase.open(url.replace(postgres.GUARDED, postgres.OWNER))) as database:
-        return check_ledger(database, key)
+        return check_ledger(database, group_key(mesh))
 
 
 def jc(mesh: EchoMesh, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -133,3 +143,18 @@ def test_the_password_is_nowhere_to_be_read(mesh: EchoMesh) -> None:
     for path in mesh.data_dir.rglob("*"):
         if path.is_file():
             assert postgres.PASSWORD.encode() not in path.read_bytes(), path
+
+
+def test_two_meshes_run_side_by_side_and_their_receipts_do_not_mix(
+    echo_mesh: EchoMesh, mesh: EchoMesh, tmp_path: Path
+) -> None:
+    mine, theirs = echo_mesh.chat("mine"), mesh.chat("theirs")
+    assert mine.ok
+    assert theirs.ok
+    for one, answer in ((mesh, mine), (echo_mesh, theirs)):
+        path = f"/v1/receipts/{answer.headers['X-Receipt-Id']}"
+        assert requests.get(one.url + path, headers=one.headers, timeout=60).status_code == 404
+    receipt = tmp_path / "theirs.json"
+    receipt.write_text(json.dumps(mesh.receipt(theirs.headers["X-Receipt-Id"])))
+    assert len(list(verify_paths([receipt], group_key(mesh)))) == 0
+    assert len(list(verify_paths([receipt], group_key(echo_mesh)))) == 1

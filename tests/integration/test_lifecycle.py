@@ -1,19 +1,13 @@
-"""Starting, failing to start, and two at once; starting again is among the faults' bad conditions."""
+"""Starting, and failing to start; starting again is among the faults' bad conditions."""
 
-import json
 import socket
 import subprocess
 import sys
 
 import requests
-from running_echo import free_port, running_echo_mesh, start_echo
+from running_echo import free_port, start_echo
 
 from mesh.run_state import DataFolder
-from receipts.verify import verify_paths
-
-
-def _group(mesh) -> dict:
-    return requests.get(f"{mesh.url}/v1/keys/group", timeout=10).json()
 
 
 def test_an_engine_that_cannot_start_ends_the_start_with_its_own_reason(tmp_path):
@@ -26,22 +20,6 @@ def test_an_engine_that_cannot_start_ends_the_start_with_its_own_reason(tmp_path
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", port))
     DataFolder(tmp_path).hold()
-
-
-def test_two_meshes_run_side_by_side_and_their_receipts_do_not_mix(echo_mesh, tmp_path):
-    with running_echo_mesh(tmp_path) as other:
-        mine, theirs = echo_mesh.chat("mine"), other.chat("theirs")
-        assert mine.ok
-        assert theirs.ok
-        crossed = requests.get(
-            f"{other.url}/v1/receipts/{mine.headers['X-Receipt-Id']}", headers=other.headers, timeout=10
-        )
-        assert crossed.status_code == 404
-        receipt = tmp_path / "theirs.json"
-        receipt.write_text(json.dumps(other.receipt(theirs.headers["X-Receipt-Id"])))
-        foreign = list(verify_paths([receipt], bytes.fromhex(_group(echo_mesh)["public_key"])))
-        assert len(foreign) == 1
-    assert echo_mesh.chat("still here").ok
 
 
 def test_the_data_folder_is_private_and_holds_no_api_key(echo_mesh):

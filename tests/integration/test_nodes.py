@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import requests
 import yaml
-from running_echo import EchoMesh, failed_start, free_port, running_echo_mesh, start_echo
+from mesh_processes import alive, command_of, descendants, listening, off_loopback
+from running_echo import EchoMesh, free_port, running_echo_mesh, start_echo, told_at_the_end
 
 from mesh.app import OPERATOR_ACCOUNT
 
@@ -29,9 +30,6 @@ def three_sites(tmp_path_factory) -> Iterator[EchoMesh]:
         environment.setenv("JC_CONFIG", str(_CLUSTERS / "three-sites.yaml"))
         with running_echo_mesh(folder / "data", nodes=_CLUSTERS / "three-sites-nodes.yaml") as mesh:
             yield mesh
-            started = _descendants(mesh.process.pid)
-        assert not (mesh.data_dir / "nodes.json").exists()
-        assert mesh.wait_until(lambda: not any(_lives(pid) for pid in started), _GONE_WITHIN_S), _commands(started)
 
 
 def _jc(mesh: EchoMesh, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -47,40 +45,6 @@ def _nodes(mesh: EchoMesh) -> list[dict]:
 
 def _raylets(mesh: EchoMesh) -> dict[str, int | None]:
     return json.loads((mesh.data_dir / "nodes.json").read_text())
-
-
-def _command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except OSError:
-        return ""
-
-
-def _descendants(root: int) -> set[int]:
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-    found: set[int] = set()
-    reached = {root}
-    while reached:
-        reached = {pid for pid, parent in parents.items() if parent in reached} - found
-        found |= reached
-    return found
-
-
-def _commands(pids: set[int]) -> list[str]:
-    return [_command(pid) for pid in pids if _lives(pid)]
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]) not in "ZX"
-    except OSError:
-        return False
 
 
 def test_each_site_has_its_node_and_the_head_carries_the_ingress(three_sites):
@@ -116,29 +80,17 @@ def test_it_answers_and_all_nodes_are_one_host_in_one_book(three_sites):
 
 
 def test_everything_listens_on_loopback_only(three_sites):
-    ours = _descendants(three_sites.process.pid) | {three_sites.process.pid}
-    sockets = {
-        str(link.readlink())
-        for pid in ours
-        for link in Path(f"/proc/{pid}/fd").glob("*")
-        if link.is_symlink() and os.path.lexists(link)
-    }
-    listening = []
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
-                listening.append(fields[1].partition(":")[0])
-    assert len(listening) > 10
-    assert set(listening) <= {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+    addresses = listening(three_sites.process.pid)
+    assert len(addresses) > 10
+    assert off_loopback(addresses) == {}
 
 
 def test_a_node_that_is_killed_comes_back_with_its_labels_and_leaves_no_process(three_sites):
     before = _raylets(three_sites)
     victim = before["eu-de"]
     assert victim is not None
-    assert "raylet" in _command(victim)
-    left = _descendants(victim)
+    assert "raylet" in command_of(victim)
+    left = descendants(victim) - {victim}
     assert left, "a node has agents"
     os.kill(victim, signal.SIGKILL)
     assert three_sites.wait_until(lambda: _raylets(three_sites)["eu-de"] not in (None, victim), _BACK_WITHIN_S)
@@ -146,7 +98,7 @@ def test_a_node_that_is_killed_comes_back_with_its_labels_and_leaves_no_process(
     assert {name: pid for name, pid in after.items() if name != "eu-de"} == {
         name: pid for name, pid in before.items() if name != "eu-de"
     }
-    assert not any(_lives(pid) for pid in left)
+    assert not alive(left)
     assert three_sites.wait_until(
         lambda: [node["state"] for node in _nodes(three_sites) if node["name"] == "eu-de"] == ["accepted", "dead"],
         _BACK_WITHIN_S,
@@ -162,25 +114,14 @@ def test_a_node_that_is_killed_comes_back_with_its_labels_and_leaves_no_process(
         os.read(told, 1)
 
 
-def test_a_mesh_that_is_killed_takes_its_nodes_with_it(tmp_path, monkeypatch):
-    monkeypatch.setenv("JC_CONFIG", str(_CLUSTERS / "three-sites.yaml"))
-    record = tmp_path / "data" / "nodes.json"
-    record.parent.mkdir(mode=0o700)
-    record.write_text('{"head": 1}')
-    process = start_echo(tmp_path / "data", free_port(), nodes=_CLUSTERS / "three-sites-nodes.yaml")
-    assert process.stdout is not None
-    try:
-        mesh = EchoMesh(url="", key="", data_dir=tmp_path / "data", process=process)
-        assert mesh.wait_until(lambda: not record.exists(), _BACK_WITHIN_S), "those processes are anybody's now"
-        assert mesh.wait_until(record.exists, _BACK_WITHIN_S)
-        # Ray's agents first try for a minute to tell the head, which is gone, of their raylet's end.
-        started = {pid for pid in _descendants(process.pid) if "Agent" not in _command(pid)}
-        assert len([pid for pid in started if "raylet" in _command(pid)]) >= 1 + len(_SITES)
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-    assert mesh.wait_until(lambda: not any(_lives(pid) for pid in started), _GONE_WITHIN_S), _commands(started)
+def test_a_mesh_that_is_killed_takes_its_nodes_with_it(three_sites):
+    """The last that asks it."""
+    # Ray's agents first try for a minute to tell the head, which is gone, of their raylet's end.
+    started = {pid for pid in descendants(three_sites.process.pid) if "Agent" not in command_of(pid)}
+    assert len([pid for pid in started if "raylet" in command_of(pid)]) >= 1 + len(_SITES)
+    three_sites.process.kill()
+    three_sites.process.wait()
+    assert three_sites.wait_until(lambda: not alive(started), _GONE_WITHIN_S), alive(started)
 
 
 def test_silicon_that_is_not_what_its_label_says_is_refused_at_the_start(tmp_path, monkeypatch):
@@ -191,7 +132,15 @@ def test_silicon_that_is_not_what_its_label_says_is_refused_at_the_start(tmp_pat
     nodes = yaml.safe_load((_CLUSTERS / "three-sites-nodes.yaml").read_text())
     nodes["nodes"] = [node for node in nodes["nodes"] if node["name"] in ("eu-fi", "eu-de")]
     (tmp_path / "nodes.yaml").write_text(yaml.safe_dump(nodes))
-    told = failed_start(tmp_path / "data", nodes=tmp_path / "nodes.yaml")
+    record = tmp_path / "data" / "nodes.json"
+    record.parent.mkdir(mode=0o700)
+    record.write_text('{"head": 1}')
+    process = start_echo(tmp_path / "data", free_port(), fail_with="a refused node", nodes=tmp_path / "nodes.yaml")
+    mesh = EchoMesh(url="", key="", data_dir=tmp_path / "data", process=process)
+    assert mesh.wait_until(lambda: not record.exists(), _BACK_WITHIN_S)
+    running = [pid for pid in descendants(process.pid) if "raylet" in command_of(pid)]
+    told = told_at_the_end(process)
+    assert running == [], "the record was there with nodes of this mesh: its processes are anybody's now"
     assert "nodes are refused" in told
     assert "node eu-de (127.0.0.1): labelled 'h100', which is detected as 'no such silicon'" in told
     assert "eu-fi" not in told.partition("nodes are refused")[2]

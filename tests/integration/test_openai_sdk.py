@@ -11,6 +11,7 @@ import requests
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
+from running_echo import METERED
 
 _MODEL = "smollm2-135m-instruct"
 _PIXEL = (
@@ -82,7 +83,7 @@ def test_a_chat_answer_is_openais_with_its_energy_beside_it(client):
 
 
 def test_every_header_of_the_mesh_comes_with_a_raw_response(client, echo_mesh):
-    raw = client.chat.completions.with_raw_response.create(model="auto", messages=_user("one two"))
+    raw = client.chat.completions.with_raw_response.create(model="auto", messages=_user(METERED))
     receipt = echo_mesh.receipt(raw.headers["X-Receipt-Id"])
     assert float(raw.headers["X-Energy-Joules"]) == receipt["energy"]["total_joules"] > 0
     assert raw.headers["X-Energy-Method"] == receipt["energy"]["method"]
@@ -105,11 +106,9 @@ async def test_many_at_once_from_an_async_program(async_client):
 @pytest.mark.parametrize("include_usage", [True, False])
 def test_a_stream_has_the_energy_on_its_last_chunk(client, include_usage):
     options = {"stream_options": {"include_usage": True}} if include_usage else {}
-    with client.chat.completions.create(
-        model="auto", messages=_user("one two three"), stream=True, **options
-    ) as stream:
+    with client.chat.completions.create(model="auto", messages=_user(METERED), stream=True, **options) as stream:
         chunks = list(stream)
-    assert _pieces(chunks) == ["one", "two", "three"]
+    assert _pieces(chunks) == METERED.split()
     assert chunks[0].choices[0].delta.role == "assistant"
     assert _carriers(chunks) == [chunks[-1]]
     assert (chunks[-1].choices == []) is include_usage
@@ -141,12 +140,11 @@ def test_a_stream_that_is_left_is_closed_and_the_next_request_is_answered(client
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
 def test_a_tool_that_must_be_called_is_called(client, choice):
-    answer = client.chat.completions.create(
-        model="auto", messages=_user("weather of Paris in 3 days"), tools=[_WEATHER], tool_choice=choice
-    )
+    asked = f"weather of Paris in 3 days {METERED}"
+    answer = client.chat.completions.create(model="auto", messages=_user(asked), tools=[_WEATHER], tool_choice=choice)
     (call,) = answer.choices[0].message.tool_calls
     assert (call.type, call.function.name) == ("function", "get_weather")
-    assert json.loads(call.function.arguments) == {"place": "weather of Paris in 3 days", "days": 3}
+    assert json.loads(call.function.arguments) == {"place": asked, "days": 3}
     assert answer.choices[0].finish_reason in ("tool_calls", "stop")
     assert answer.model_extra["energy"]["joules"] > 0
 
@@ -286,12 +284,12 @@ def test_images_are_taken(client):
     assert _text(client.chat.completions.create(model="auto", messages=_user(parts))) == ["what", "is", "this"]
 
 
-@pytest.mark.parametrize("prompt", ["one two three", ["one two three"]])
+@pytest.mark.parametrize("prompt", [METERED, [METERED]])
 def test_a_completion_is_openais_with_its_energy_beside_it(client, prompt):
-    raw = client.completions.with_raw_response.create(model=_MODEL, prompt=prompt, max_tokens=16)
+    raw = client.completions.with_raw_response.create(model=_MODEL, prompt=prompt, max_tokens=64)
     answer = raw.parse()
     assert answer.object == "text_completion"
-    assert answer.choices[0].text.split() == ["one", "two", "three"]
+    assert answer.choices[0].text.split() == METERED.split()
     assert answer.model_extra["energy"]["joules"] == float(raw.headers["X-Energy-Joules"]) > 0
 
 
@@ -311,9 +309,9 @@ def test_a_completion_streams_with_the_energy_on_its_last_chunk(client, include_
 
 
 def test_an_embedding_is_a_vector_with_its_energy_beside_it(client, echo_mesh):
-    raw = client.embeddings.with_raw_response.create(model="auto", input=["one", "two"], encoding_format="float")
+    raw = client.embeddings.with_raw_response.create(model="auto", input=METERED.split(), encoding_format="float")
     answer = raw.parse()
-    assert [each.index for each in answer.data] == [0, 1]
+    assert [each.index for each in answer.data] == list(range(len(METERED.split())))
     assert all(isinstance(number, float) for each in answer.data for number in each.embedding)
     assert answer.data[0].embedding != answer.data[1].embedding
     assert answer.model_extra["energy"]["joules"] > 0

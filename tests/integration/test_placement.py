@@ -14,13 +14,15 @@ from typing import Any
 import pytest
 import requests
 import yaml
+from mesh_processes import alive, descendants
 from running_echo import EchoMesh, built_in_settings, running_echo_mesh
 
 _REFRESH_S = 1.0
-# A feed's refresh, the second that an ingress keeps a figure, and one for a busy machine.
-_MOVES_WITHIN_S = _REFRESH_S + 2.0
+# A feed's refresh, the second that an ingress keeps a figure, and the rest for a busy machine.
+_MOVES_WITHIN_S = _REFRESH_S + 9.0
 _IDLE_S = 4.0
 _SLEEPS_WITHIN_S = 60
+_GONE_WITHIN_S = 90  # a worker that was just starting tries for its raylet that long
 _SITES = {
     "eu-fi": ("nordic", "FI"),
     "eu-de": ("rhein", "DE"),
@@ -94,6 +96,9 @@ def mesh(tmp_path_factory, grids) -> Iterator[EchoMesh]:
         folder / "data", accounts=["bank"], nodes=folder / "nodes.yaml", settings=_settings(grids)
     ) as mesh:
         yield mesh
+        started = descendants(mesh.process.pid)
+    assert not (mesh.data_dir / "nodes.json").exists()
+    assert mesh.wait_until(lambda: not alive(started), _GONE_WITHIN_S), alive(started)
 
 
 def _ask(

@@ -260,21 +260,32 @@ def test_the_cpu_clock_of_another_process_is_exact_to_the_nanosecond():
 
 @needs_linux
 def test_a_real_trees_child_is_counted_and_this_process_is_not():
+    """This process burns as much meanwhile, so that the bounds would not hold with it."""
     code = "import subprocess, sys, time; subprocess.run([sys.executable, '-c', 'while True: pass'])"
-    child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    root = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
     try:
+        child = _only_child(root.pid, deadline=time.monotonic() + 60)
         trees = ProcessTrees(Path("/proc"), monotonic_ns=time.monotonic_ns)
-        deadline = time.monotonic() + 10
-        while not _children(child.pid) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        trees.add("tree", child.pid)
-        time.sleep(0.3)
-        assert 100 * MILLISECOND < trees.sample()["tree"] < 600 * MILLISECOND
+        began = process_cpu_ns(root.pid) + process_cpu_ns(child)
+        trees.add("tree", root.pid)
+        added, ours = process_cpu_ns(child), time.process_time_ns()
+        while min(process_cpu_ns(child) - added, time.process_time_ns() - ours) < 100 * MILLISECOND:
+            pass
+        least = process_cpu_ns(child) - added
+        counted = trees.sample()["tree"]
+        assert least <= counted <= process_cpu_ns(root.pid) + process_cpu_ns(child) - began
     finally:
-        os.killpg(child.pid, 9)
-        child.wait()
+        os.killpg(root.pid, 9)
+        root.wait()
     trees.sample()
     assert trees.dead() == {"tree"}
+
+
+def _only_child(parent, *, deadline):
+    while not (children := _children(parent)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    (stat,) = children
+    return int(stat.parent.name)
 
 
 def _children(parent):

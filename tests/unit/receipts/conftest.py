@@ -11,6 +11,7 @@ from typing import Any
 
 import postgres
 import pytest
+from kept_ledger import KeptLedger
 from nacl.signing import SigningKey
 
 from metering.settlement import EnergyErrors, EnergyFigures, MeteredSilicon, Settlement, TokenCounts, no_figures
@@ -325,9 +326,23 @@ def postgres_database(postgres_server: postgres.PostgresServer, shared_database:
     return shared_database
 
 
+@pytest.fixture(scope="session")
+def kept_ledger(postgres_server: postgres.PostgresServer) -> KeptLedger:
+    return KeptLedger(postgres_server)
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def ledger_url(request: pytest.FixtureRequest, tmp_path) -> str:
-    """Where a ledger can be made, on either database."""
+    """Where a ledger without a row is or can be made, on either database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/ledger.sqlite3"
+    kept: KeptLedger = request.getfixturevalue("kept_ledger")
+    return kept.emptied()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest, tmp_path) -> str:
+    """Where nothing is, on either database."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/ledger.sqlite3"
     server = request.getfixturevalue("postgres_server")

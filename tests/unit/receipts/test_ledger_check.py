@@ -93,8 +93,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     server, name = request.getfixturevalue("postgres_server"), request.getfixturevalue("sound_database")
     with server.connect(name) as connection, connection.transaction():
         connection.execute("SET LOCAL session_replication_role = replica")
-        connection.execute(f"TRUNCATE {', '.join(each.name for each in metadata.sorted_tables)}")
-        for table in metadata.sorted_tables:
+        for table in metadata.sorted_tables:  # of few rows: deleting them takes less than TRUNCATE's new files
+            connection.execute(f"DELETE FROM public.{table.name}")
             connection.execute(f"INSERT INTO public.{table.name} SELECT * FROM kept.{table.name}")
     return server.url(name)
 

@@ -149,12 +149,12 @@ class TestTrouble:
             assert ledger.has_keys(), "reading goes on"
         assert settle(ledger, make_settlement(1))[0].seq == 1
 
-    def test_another_programs_database_is_left_alone(self, ledger_url: str) -> None:
-        with direct(ledger_url) as other:
+    def test_another_programs_database_is_left_alone(self, empty_url: str) -> None:
+        with direct(empty_url) as other:
             other.execute(text("CREATE TABLE theirs (x int)"))
         with pytest.raises(LedgerUnusable, match=r"has tables \(theirs …\) but is not a ledger"):
-            opened(ledger_url)
-        with direct(ledger_url) as other:
+            opened(empty_url)
+        with direct(empty_url) as other:
             assert other.execute(text("SELECT * FROM theirs")).all() == []
 
     def test_a_later_versions_ledger_is_left_alone(self, ledger_url: str, ledger: Ledger) -> None:

@@ -246,10 +246,10 @@ def second_ledger(url: str, receipts: int, make_settlement) -> list[tuple[object
     return found_by
 
 
-def test_receipts_of_the_second_schema_are_found_by_what_their_bytes_say(ledger_url: str, make_settlement) -> None:
+def test_receipts_of_the_second_schema_are_found_by_what_their_bytes_say(empty_url: str, make_settlement) -> None:
     """More of them than are read at once, and on either database."""
-    expected = second_ledger(ledger_url, 2100, make_settlement)
-    ledger = opened_at(ledger_url)
+    expected = second_ledger(empty_url, 2100, make_settlement)
+    ledger = opened_at(empty_url)
     with ledger._database.transaction() as connection:
         found = connection.execute(
             text("SELECT end_unix_ns, model, region, customer_tag FROM receipts ORDER BY seq")
@@ -261,9 +261,9 @@ def test_receipts_of_the_second_schema_are_found_by_what_their_bytes_say(ledger_
     ledger.close()
 
 
-def test_a_damaged_receipt_is_named_and_nothing_is_changed(ledger_url: str, make_settlement) -> None:
-    second_ledger(ledger_url, 3, make_settlement)
-    with direct(ledger_url) as connection:
+def test_a_damaged_receipt_is_named_and_nothing_is_changed(empty_url: str, make_settlement) -> None:
+    second_ledger(empty_url, 3, make_settlement)
+    with direct(empty_url) as connection:
         if connection.dialect.name == "sqlite":
             connection.execute(text("DROP TRIGGER receipts_update"))
         connection.execute(text("UPDATE receipts SET signed_bytes = :half WHERE seq = 2"), {"half": b'{"typ":'})
@@ -271,8 +271,8 @@ def test_a_damaged_receipt_is_named_and_nothing_is_changed(ledger_url: str, make
             connection.execute(text("CREATE TRIGGER receipts_update BEFORE UPDATE ON receipts BEGIN SELECT 1; END"))
     for _ in range(2):
         with pytest.raises(LedgerUnusable, match="receipt 2 of account acme is damaged: its bytes are no receipt"):
-            opened_at(ledger_url)
-    with direct(ledger_url) as connection:
+            opened_at(empty_url)
+    with direct(empty_url) as connection:
         assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "0002"
         assert "model" not in {each["name"] for each in inspect(connection).get_columns("receipts")}
 
@@ -326,10 +326,10 @@ print([name for name in sys.modules if name.startswith("alembic")])
     assert done.stdout == "[]\n"
 
 
-def test_a_third_ledgers_keys_have_all_scopes_and_its_receipts_are_summed_up(ledger_url: str, make_settlement) -> None:
+def test_a_third_ledgers_keys_have_all_scopes_and_its_receipts_are_summed_up(empty_url: str, make_settlement) -> None:
     """Made as revision 0003 left it, with a key that is live and one that is revoked."""
-    second_ledger(ledger_url, 3, make_settlement)
-    engine = create_engine(ledger_url.replace("postgresql:", "postgresql+psycopg:"))
+    second_ledger(empty_url, 3, make_settlement)
+    engine = create_engine(empty_url.replace("postgresql:", "postgresql+psycopg:"))
     with engine.begin() as connection:
         upgrade(connection, "0002", to="0003")
         for name, revoked in (("live", None), ("gone", 5)):
@@ -338,7 +338,7 @@ def test_a_third_ledgers_keys_have_all_scopes_and_its_receipts_are_summed_up(led
                 {"sha256": key_hash(name), "name": name, "revoked": revoked},
             )
     engine.dispose()
-    ledger = opened_at(ledger_url)
+    ledger = opened_at(empty_url)
     key = ledger.key_of("live")
     assert key is not None
     assert (key.account, key.scopes, key.created_unix_ns, key.expires_unix_ns) == ("acme", SCOPES, 3, None)
@@ -348,7 +348,7 @@ def test_a_third_ledgers_keys_have_all_scopes_and_its_receipts_are_summed_up(led
     assert ledger.revoke_key("acme", key.key_id)
     ledger.settle([make_settlement(4, api_key_id=key.key_id)])
     ledger.close()
-    reader = LedgerReader.open(ledger_url)
+    reader = LedgerReader.open(empty_url)
     usage = reader.usage("acme", 0, 2**62, "key")
     reader.close()
     assert [row.group for row in usage.rows] == [None, key.key_id]
@@ -356,7 +356,7 @@ def test_a_third_ledgers_keys_have_all_scopes_and_its_receipts_are_summed_up(led
     names = ("input_tokens", "output_tokens", "microjoules", "carbon_picograms", "usd_picos")
     for name in names:
         assert getattr(old, name) == 3 * getattr(new, name) > 0
-    database = ReadingDatabase.open(ledger_url)
+    database = ReadingDatabase.open(empty_url)
     findings = check_ledger(database, None).findings
     database.close()
     assert not [each for each in findings if "column" in each or "api_keys" in each], findings

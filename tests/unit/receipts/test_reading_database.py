@@ -96,13 +96,13 @@ def test_it_reads_when_no_writer_is_there(ledger_url: str, ledger: Ledger, make_
     reading.close()
 
 
-def test_it_makes_no_ledger(ledger_url: str) -> None:
+def test_it_makes_no_ledger(empty_url: str) -> None:
     with pytest.raises(
         (LedgerUnavailable, LedgerUnusable),
         match=r"there is no ledger /.*ledger.sqlite3; a mesh makes|the database is empty",
     ):
-        ReadingDatabase.open(ledger_url)
-    opened(ledger_url).close()
+        ReadingDatabase.open(empty_url)
+    opened(empty_url).close()
 
 
 def test_it_brings_none_up_to_date(ledger_url: str, ledger: Ledger) -> None:
@@ -115,11 +115,11 @@ def test_it_brings_none_up_to_date(ledger_url: str, ledger: Ledger) -> None:
         ReadingDatabase.open(ledger_url)
 
 
-def test_another_programs_database_is_none(ledger_url: str) -> None:
-    with direct(ledger_url) as other:
+def test_another_programs_database_is_none(empty_url: str) -> None:
+    with direct(empty_url) as other:
         other.execute(text("CREATE TABLE theirs (x int)"))
     with pytest.raises(LedgerUnusable, match="is not a ledger"):
-        ReadingDatabase.open(ledger_url)
+        ReadingDatabase.open(empty_url)
 
 
 def test_a_ledger_in_memory_is_its_writers_only() -> None:
