@@ -43,6 +43,7 @@ from receipts.ledger_writer import MAX_COMMIT
 from receipts.meter_enrolment import MeterEnrolment
 from receipts.share_secret import ShareSecretSource, create_development_secret
 from receipts.signer_policy import ReceiptRules
+from receipts.stored_receipt import StoredReceipt
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -270,7 +271,8 @@ async def measure_throughput(group: RunningGroup, source: Iterator[Settlement], 
     """The rate in the middle of a backlog that gets signed."""
     waiting = [next(source) for _ in range(count)]
     for start in range(0, count, MAX_COMMIT):
-        await group.ledger.settle.remote(waiting[start : start + MAX_COMMIT])
+        stored = await group.ledger.settle.remote(waiting[start : start + MAX_COMMIT])
+        assert all(isinstance(each, StoredReceipt) for each in stored), stored
     actors = group.actors()
     await group.enrol()
     seen: list[tuple[float, int, float]] = []
@@ -302,6 +304,7 @@ async def measure_latency(group: RunningGroup, source: Iterator[Settlement], per
 
 async def _settled(ledger: "ActorHandle[Any]", settlement: Settlement, *, is_followed: bool) -> float | None:
     [stored] = await ledger.settle.remote([settlement])
+    assert isinstance(stored, StoredReceipt), stored
     if not is_followed:
         return None
     began = time.perf_counter()

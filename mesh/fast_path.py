@@ -11,12 +11,12 @@ import os
 import shlex
 import shutil
 import socket
-import stat
 import sys
 import tempfile
 from pathlib import Path
 
 from mesh.errors import StartFailed
+from mesh.private_folder import private_folder
 
 _BINARY = "RAY_SERVE_HAPROXY_BINARY_PATH"
 # Ray Serve adds a node's id of 56 digits and the socket's name; HAProxy, the id of its process while it binds.
@@ -39,8 +39,8 @@ def fast_path_environment(data_dir: Path, *, headers_within_s: float, client_wit
         StartFailed: there is no HAProxy, or a folder can't be made or isn't this user's.
     """
     binary = _haproxy()
-    folder = _private_folder(data_dir / "haproxy")
-    sockets = _private_folder(_sockets(folder))
+    folder = private_folder(data_dir / "haproxy")
+    sockets = private_folder(_sockets(folder))
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
@@ -100,17 +100,6 @@ def _sockets(folder: Path) -> Path:
     if len(str(short).encode()) > _SOCKET_FOLDER_BYTES:
         raise StartFailed(f"mesh.fast_path: neither {folder} nor {short} is short enough for a socket's path")
     return short
-
-
-def _private_folder(folder: Path) -> Path:
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.lstat()
-    except OSError as unusable:
-        raise StartFailed(f"mesh.fast_path: cannot use {folder}: {unusable}") from unusable
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise StartFailed(f"mesh.fast_path: {folder} is not a folder that only this user can read and write")
-    return folder
 
 
 def _free_port() -> int:

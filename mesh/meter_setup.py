@@ -10,6 +10,7 @@ import pynvml
 
 from clusters.silicon import Catalogue
 from mesh.calibration_store import load_calibration
+from mesh.private_folder import private_folder
 from metering.clock import SystemClock
 from metering.counters.detect import Machine, Sensors, detect
 from metering.counters.ioreport import installed_module
@@ -49,9 +50,13 @@ class HostMeterSetup:
     mesh_pids: tuple[int, ...]
 
     def __call__(self) -> tuple[HostMeter, MeterCard]:
-        """Find the counters and open the book."""
+        """Find the counters and open the book.
+
+        Raises:
+            mesh.errors.StartFailed: the socket's folder is not this user's alone.
+        """
         sensors = self._sensors()
-        self.socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(self.socket.parent)
         key = MeterKey.load_or_create(self.journal / "meter-key", secrets.token_bytes)
         counters = (*sensors.devices, *sensors.host)
         methods = tuple(dict.fromkeys(counter.facts.method for counter in counters))

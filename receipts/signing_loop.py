@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -70,19 +70,19 @@ class SigningLoop:
         sign: Sign,
         public_key: bytes,
         on_signed: Callable[[Sequence[int]], None] = lambda _: None,
-        gather_s: float = _GATHER_S,
+        gather: Callable[[float], Awaitable[None]] = asyncio.sleep,
         first_pause_s: float = _FIRST_PAUSE_S,
         longest_pause_s: float = _LONGEST_PAUSE_S,
     ) -> None:
         """``public_key``: no signature is stored that does not verify under it, whoever made it.
 
         ``on_signed`` is told how long the receipts that were just signed had waited, in nanoseconds. A receipt that
-        comes after a lull is signed at once; those that follow wait ``gather_s`` for company.
+        comes after a lull is signed at once; those that follow wait for company while ``gather`` does.
         """
         self._writer = writer
         self._sign = sign
         self._public_key = public_key
-        self._gather_s = gather_s
+        self._gather = gather
         self._first_pause_s = first_pause_s
         self._longest_pause_s = longest_pause_s
         self._on_signed = on_signed
@@ -132,7 +132,7 @@ class SigningLoop:
         if on_its_way.trouble is not None:
             raise on_its_way.trouble
         if len(waiting) < MAX_BATCH:
-            await asyncio.sleep(self._gather_s)
+            await self._gather(_GATHER_S)
 
     async def _sign_batches(self, on_its_way: _Round) -> None:
         """Take one batch after the other; trouble with one is noted, and no other is begun."""

@@ -8,7 +8,8 @@ from typing import Final, Generic, TypeVar
 _Asked = TypeVar("_Asked")
 _Answer = TypeVar("_Answer")
 
-MOST_TOGETHER: Final = 64
+MOST_TOGETHER: Final = 16
+"""Settlements and receipts of so many are below the 100 kB that Ray puts into a message itself."""
 _MOST_UNDER_WAY: Final = 2
 """One at work over there, one on its way."""
 
@@ -49,6 +50,8 @@ class CallsTogether(Generic[_Asked, _Answer]):
         answers: Sequence[_Answer | BaseException]
         try:
             answers = await self._call([asked for asked, _ in batch])
+            if len(answers) != len(batch):
+                raise RuntimeError(f"{len(answers)} answers to {len(batch)} questions")  # noqa: TRY301
         except Exception as error:  # noqa: BLE001 - each caller gets it raised
             answers = [error] * len(batch)
         for (_, answer), given in zip(batch, answers, strict=True):

@@ -18,7 +18,7 @@ def engine_body(request: ModelRequest, model: str, account: str) -> dict[str, An
 def _cache_salt(account: str, own: object) -> object:
     """Under which an engine's prefix cache keeps and finds a prompt.
 
-    No other account may learn from ``cached_tokens``, or from the time it takes, that a prompt was asked before.
+    No other account may learn from its hits, by time or by ``cached_tokens``, that a prompt was asked before.
     ``own``, the client's, parts its account's prompts further.
     """
     if not isinstance(own, str | None) or own == "":

@@ -55,9 +55,9 @@ class MeterActor:
 
     async def __init__(self, build: BuildMeter, namespace: str) -> None:  # type: ignore[misc]
         self._meter, self._card = build()
-        self._lines = await MeterLines.open(Path(self._card.line_socket), self)
         self._store: CallsTogether[Settlement, StoredReceipt | None] = CallsTogether(ledger_of(namespace).settle.remote)
         self._metrics = EnergyMetrics(self._meter.silicon.node)
+        self._lines = await MeterLines.open(Path(self._card.line_socket), self)
         # Started here, since nobody tells a restarted actor to go on.
         loops = (self._tick_forever(), self._redeliver_forever(), self._show_metrics_forever())
         self._loops = [asyncio.create_task(loop) for loop in loops]

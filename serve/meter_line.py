@@ -27,6 +27,10 @@ _LENGTH_BYTES: Final = 4
 _MOST_BYTES: Final = 16 * 1024 * 1024
 _BACKLOG: Final = 256
 _CONNECT_AGAIN_S: Final = 0.05
+_ANSWERS_WITHIN_S: Final = 20.0
+"""A beginning waits no longer for a meter that restarts, nor a replica's start for its meter."""
+_CLOSES_WITHIN_S: Final = 5.0
+_MOST_UNANSWERED: Final = 4096
 
 
 class AttemptMeter(Protocol):
@@ -35,7 +39,7 @@ class AttemptMeter(Protocol):
     def begin(self, request_id: str, replica: str, context: bytes) -> None:
         """As `metering.host_meter.HostMeter.begin`."""
 
-    async def settle(self, request_id: str, replica: str, outcome: str, context: bytes | None = None) -> bytes | None:
+    async def settle(self, request_id: str, replica: str, outcome: str, context: bytes) -> bytes | None:
         """The signed bytes of the attempt's receipt, durably stored; None where there is none.
 
         What comes before its first wait is done before the next message of the same line is looked at.
@@ -45,24 +49,43 @@ class AttemptMeter(Protocol):
 class MeterLine:
     """The replica's end; belongs to one event loop.
 
-    What the meter hasn't answered when the connection breaks it is told again on the next one, in the same order: a
-    meter that restarts has forgotten nothing that it acknowledged, and both messages mean nothing new the second time.
+    What the meter hasn't answered when the connection breaks it is told again on the next one, in the same order: both
+    messages mean nothing new the second time. What a replica wrote just before it died may be lost with it; then its
+    meter ends what it had under way.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, answers_within_s: float = _ANSWERS_WITHIN_S) -> None:
         self._path = path
+        self._answers_within_s = answers_within_s
         self._numbers = itertools.count(1)
         self._unanswered: dict[int, tuple[bytes, Future[bytes | None]]] = {}
         self._writer: StreamWriter | None = None
+        self._is_connected = asyncio.Event()
         self._keeping = asyncio.create_task(self._keep_connected())
+
+    async def connected(self) -> None:
+        """Return once there is a connection.
+
+        Raises:
+            ConnectionError: there is none in time.
+        """
+        try:
+            async with asyncio.timeout(self._answers_within_s):
+                await self._is_connected.wait()
+        except TimeoutError:
+            raise ConnectionError(f"the host's meter can't be reached at {self._path}") from None
 
     async def begin(self, request_id: str, replica: str, context: bytes) -> None:
         """Open the attempt's account.
 
         Raises:
-            NotBooked: the meter could not take it in.
+            NotBooked: the meter could not take it in, or doesn't answer.
         """
-        await self._tell("begin", request_id, replica, context.decode())
+        try:
+            async with asyncio.timeout(self._answers_within_s):
+                await self._tell("begin", request_id, replica, context.decode())
+        except TimeoutError:
+            raise NotBooked("the meter doesn't answer") from None
 
     def settle(self, request_id: str, replica: str, outcome: str, context: bytes) -> "Future[bytes | None]":
         """Close the attempt's account. It is told at once, whether anybody waits for the answer or not.
@@ -72,7 +95,10 @@ class MeterLine:
         return self._tell("settle", request_id, replica, outcome, context.decode())
 
     async def close(self) -> None:
-        """Let go of the connection."""
+        """Let go of the connection once all is answered, or after a while: the meter would not read the rest."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSES_WITHIN_S):
+                await asyncio.gather(*(answer for _, answer in self._unanswered.values()), return_exceptions=True)
         self._keeping.cancel()
         with suppress(asyncio.CancelledError):
             await self._keeping
@@ -81,19 +107,29 @@ class MeterLine:
         number = next(self._numbers)
         answer: Future[bytes | None] = asyncio.get_running_loop().create_future()
         answer.add_done_callback(_look_at)
+        if len(self._unanswered) >= _MOST_UNANSWERED:
+            answer.set_exception(NotBooked("too much waits for the meter"))
+            return answer
         message = _framed([number, *words])
         self._unanswered[number] = message, answer
-        if self._writer is not None:
+        # One that closes would raise, or not; what is unanswered is told on the next connection.
+        if self._writer is not None and not self._writer.is_closing():
             self._writer.write(message)
         return answer
 
     async def _keep_connected(self) -> None:
+        is_said = False
         while True:
             try:
                 reader, writer = await asyncio.open_unix_connection(self._path)
-            except OSError:
+            except OSError as away:
+                if not is_said:
+                    is_said = True
+                    _LOG.warning("the meter can't be reached at %s: %s", self._path, type(away).__name__)
                 await asyncio.sleep(_CONNECT_AGAIN_S)
                 continue
+            is_said = False
+            self._is_connected.set()
             try:
                 writer.writelines(message for message, _ in self._unanswered.values())
                 self._writer = writer
@@ -134,7 +170,8 @@ class MeterLines:
             metering.errors.SocketUnusable: another process does, or nobody can.
         """
         lines = cls(meter)
-        await lines._listen(path)
+        listener = listen_privately(path, backlog=_BACKLOG)
+        lines._server = await asyncio.start_unix_server(lines._serve, sock=listener, backlog=_BACKLOG)
         return lines
 
     async def close(self) -> None:
@@ -146,9 +183,6 @@ class MeterLines:
         if self._connected:
             await asyncio.wait(self._connected.values())
 
-    async def _listen(self, path: Path) -> None:
-        self._server = await asyncio.start_unix_server(self._serve, sock=listen_privately(path, backlog=_BACKLOG))
-
     async def _serve(self, reader: StreamReader, writer: StreamWriter) -> None:
         self._connected[writer] = cast("asyncio.Task[None]", asyncio.current_task())
         try:
@@ -157,6 +191,8 @@ class MeterLines:
                 if word == "begin":
                     self._begin(writer, number, *rest)
                     continue
+                if word != "settle":
+                    raise ValueError("no such word")  # noqa: TRY301
                 settling = asyncio.create_task(self._settle(writer, number, *rest))
                 self._settling.add(settling)
                 settling.add_done_callback(self._settling.discard)

@@ -15,10 +15,13 @@ class RayHoldLedger:
     def __init__(self, ledger: ActorHandle[Any]) -> None:
         self._ledger = ledger
         self._place: CallsTogether[HoldWanted, HoldAnswer] = CallsTogether(ledger.place_holds.remote)
+        # These wait for the ledger's writer, and must not hold up the others.
+        self._place_keyed: CallsTogether[HoldWanted, HoldAnswer] = CallsTogether(ledger.place_holds.remote)
 
     async def place(self, wanted: HoldWanted) -> HoldAnswer:
         """As `HoldLedger.place`."""
-        return await self._place(wanted)
+        place = self._place if wanted.idempotency_sha256 is None else self._place_keyed
+        return await place(wanted)
 
     async def renew(self, holds: Sequence[Renewal], lease_s: float) -> None:
         """As `HoldLedger.renew`."""

@@ -60,6 +60,7 @@ class EngineReplica:
             )
         )
         self._line: MeterLine = MeterLine(self._card.line_socket)
+        await self._line.connected()
         self._engine: Engine = await spec.start(self._card.steps_socket, self._replica)
         ledger = RayHoldLedger(ledger_of(namespace))
         self._charges: RunningCharges = RunningCharges(self._running, ledger, self._engine.stop_at_length)

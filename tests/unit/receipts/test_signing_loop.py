@@ -96,11 +96,17 @@ async def test_the_first_is_signed_at_once_and_those_that_follow_wait_for_compan
     tmp_path: Path, group, make_settlement
 ) -> None:
     signers = Signers(group)
-    async with running(tmp_path / "l.db", signers, gather_s=1.0) as writer:
+    go_on = asyncio.Event()
+
+    async def gather(_seconds: float) -> None:
+        await go_on.wait()
+
+    async with running(tmp_path / "l.db", signers, gather=gather) as writer:
         await settle(writer, [make_settlement(1)])
         await all_signed(writer, group, [1])
         for n in range(2, 6):
             await settle(writer, [make_settlement(n)])
+        go_on.set()
         await all_signed(writer, group, range(2, 6))
     assert signers.calls == [1, 4]
 
