@@ -9,7 +9,6 @@ from typing import Any
 from receipts.holds import HoldAnswer, HoldWanted
 from serve.ray_hold_ledger import RayHoldLedger
 
-
 _PLACED = HoldAnswer(outcome="placed", book_began_ns=1, balance_usd_picos=100, held_usd_picos=0)
 
 
