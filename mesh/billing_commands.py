@@ -1,6 +1,9 @@
 """`jc balance`, `usage`, `top-up`, `refund`, `credit` and `budget`: an account's money and energy, over HTTP."""
 
 import json
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import click
@@ -10,6 +13,7 @@ from rich.text import Text
 
 from mesh.client import MeshClient
 from mesh.command_options import with_client
+from mesh.errors import MeshError
 
 _USAGE: Final[tuple[tuple[str, JustifyMethod], ...]] = (
     ("requests", "right"),
@@ -79,7 +83,8 @@ def top_up(
     With a key of the operator's account, --account and --reference enter a transfer that has arrived; entered again,
     nothing happens.
     """
-    begun = client.top_up(usd, save_for_recharge=save_for_recharge, account=account, reference=reference)
+    with _saying_how_to_open(account):
+        begun = client.top_up(usd, save_for_recharge=save_for_recharge, account=account, reference=reference)
     payment = begun["payment"]
     click.echo(_entered(payment, account) if payment else begun["pay_url"] or begun["instructions"])
 
@@ -124,7 +129,9 @@ def refund(client: MeshClient, payment: str, usd: str | None, account: str | Non
 @click.option("--reference", required=True, help="What tells it from every other; given again, nothing happens.")
 def credit(client: MeshClient, usd: str, account: str, kind: str, why: str, reference: str) -> None:
     """Give an account USD of credit, which is never paid out. Needs a key of the operator's account."""
-    click.echo(_entered(client.credit(account, usd, kind=kind, reason=why, reference=reference), account))
+    with _saying_how_to_open(account):
+        given = client.credit(account, usd, kind=kind, reason=why, reference=reference)
+    click.echo(_entered(given, account))
 
 
 @click.group()
@@ -191,6 +198,17 @@ def _figures(row: dict[str, Any]) -> tuple[str, ...]:
         f"{row['carbon_mg']:,.3f}",
         row["usd"],
     )
+
+
+@contextmanager
+def _saying_how_to_open(account: str | None) -> Iterator[None]:
+    """Where the mesh refuses since there is no such account, the refusal names the command that opens it."""
+    try:
+        yield
+    except MeshError as error:
+        if account is None or f"there is no account {account!r}" not in str(error):
+            raise
+        raise MeshError(f"{error}; `jc keys new --account {shlex.quote(account)}` opens it") from error
 
 
 def _entered(payment: dict[str, Any], account: str | None) -> str:

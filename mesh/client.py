@@ -2,7 +2,7 @@
 
 from mesh.client import MeshClient
 
-mesh = MeshClient("http://127.0.0.1:8000", "jc_LIVE_…")
+mesh = MeshClient("http://127.0.0.1:8000", "jc_LIVE_YOUR_KEY")
 answer = mesh.openai().chat.completions.create(model="auto", messages=[...])
 answer.model_extra["energy"]["joules"]
 frame = mesh.receipts_frame(since="30d")
@@ -12,6 +12,7 @@ mesh.usage_frame("model", since="7d")
 """
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ _TIMEOUT_S = 30
 _NDJSON = {"Accept": "application/x-ndjson"}
 _RECEIPTS = "/v1/receipts"
 _PAGE = 1000
+_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _AWAY = {HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}
 
 When = str | datetime
@@ -63,9 +65,18 @@ class Page:
 
 
 class MeshClient:
-    """A mesh at ``base_url``; ``api_key`` may be None for what is public."""
+    """A mesh at ``base_url``; ``api_key`` may be None for what is public.
+
+    Raises:
+        MeshError: the key has characters that no key has, as a placeholder or half a line does.
+    """
 
     def __init__(self, base_url: str, api_key: str | None, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        if api_key and not _KEY.fullmatch(api_key):
+            raise MeshError(
+                "that is no API key: one has letters, digits, - and _ alone; "
+                "give all of the one that `jc up` showed, or make one: jc keys new"
+            )
         self._base_url = base_url.rstrip("/")
         self._api_key = api_key
         self._sleep = sleep
@@ -75,8 +86,10 @@ class MeshClient:
 
         Raises:
             MeshError: this client has no key.
+            NotRunning: it has none, and there is no mesh to get one from.
         """
         if self._api_key is None:
+            self.group_key()
             # Without one the SDK would send the user's own OpenAI key.
             raise MeshError("no API key; set JC_API_KEY to the one that `jc up` showed, or make one: jc keys new")
         from openai import OpenAI

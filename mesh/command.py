@@ -14,7 +14,7 @@ from rich.console import Console
 
 from mesh import billing_commands
 from mesh.client import MeshClient, ReceiptFilter
-from mesh.command_options import with_client, with_settings
+from mesh.command_options import for_this_mesh, with_client, with_settings
 from mesh.errors import MeshError, NotRunning
 from mesh.keys_command import keys
 from mesh.nodes_file import NodesFile, load_nodes
@@ -27,6 +27,8 @@ from receipts.errors import ReceiptsError
 _STOP_DEADLINE_S = 90.0
 _CANNOT_RUN = 2
 _SHOWN_RECEIPTS = 20
+# Modules of the `serve` extra; the engine's own packages are asked for in its replica only.
+_SERVE_EXTRA = frozenset({"alembic", "fastapi", "numpy", "openai", "psycopg", "pynvml", "ray", "sqlalchemy", "stripe"})
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -38,7 +40,13 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except (MeshError, MeteringError, ReceiptsError) as error:
             click.echo(f"jc: {error}", err=True)
-            sys.exit(_CANNOT_RUN)
+        except ModuleNotFoundError as missing:
+            package = (missing.name or "").partition(".")[0]
+            if package not in _SERVE_EXTRA:
+                raise
+            how = "`make install`, or pip install '.[serve]' ('.[cpu]' or '.[gpu]' to start a mesh)"
+            click.echo(f"jc: this command needs {package}, of the `serve` extra: {how}", err=True)
+        sys.exit(_CANNOT_RUN)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -109,6 +117,8 @@ def _run(settings: Settings, nodes_file: NodesFile | None, *, serve_log: Path | 
     with start_mesh(settings, Progress(console), stop, nodes_file=nodes_file) as running:
         if running.first_key is not None:
             console.print(f"\nYour API key, shown this once: [bold]{running.first_key}[/bold]")
+        else:
+            console.print(f"\nAPI key: as shown at the first start; another: {for_this_mesh('jc keys new')}")
         show_first_request(running.state.url, running.operator_key, console)
         if stay:
             running.announce_ready()
@@ -166,7 +176,7 @@ def _start_detached(settings: Settings) -> None:
         if state.pid != child.pid:
             sys.exit(child.wait() or _CANNOT_RUN)
         child.returncode = 0  # it lives on; Popen must not wait for it
-    click.echo(f"detached: process {state.pid}; stop it with `jc down`")
+    click.echo(f"detached: process {state.pid}; stop it with `{for_this_mesh('jc down')}`")
 
 
 @main.command()
@@ -211,7 +221,8 @@ def _openai_message(error: Exception) -> str:
     if isinstance(error, openai.APIStatusError) and isinstance(error.body, dict) and "message" in error.body:
         return str(error.body["message"])
     if isinstance(error, openai.APIConnectionError):
-        return "no mesh answers there; start one with `jc up`, or say where it is with --url"
+        where = error.request.url.join("/")
+        return f"no mesh answers at {where}; start one with `jc up`, or say where it is with --url"
     return str(error)
 
 

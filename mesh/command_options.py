@@ -1,6 +1,7 @@
 """Options that several commands of `jc` have: which mesh is meant, on this machine or over HTTP, and as whom."""
 
 import os
+import shlex
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -25,6 +26,13 @@ def with_settings(command: _Command) -> _Command:
         return command(settings=load_settings(config, port=port, data_dir=data_dir), **arguments)
 
     return wrapped  # type: ignore[return-value]
+
+
+def for_this_mesh(command: str) -> str:
+    """The command, with the options by which the one that runs was told which mesh is meant (`with_settings`)."""
+    given = click.get_current_context().params
+    options = (("--config", given["config"]), ("--data-dir", given["data_dir"]))
+    return " ".join([command, *(f"{name} {shlex.quote(str(value))}" for name, value in options if value is not None)])
 
 
 def with_client(command: _Command) -> _Command:

@@ -51,7 +51,8 @@ class DataFolder:
             running = self._read()
             where = f" (process {running.pid}, {running.url})" if running else ""
             raise StartFailed(
-                f"a mesh already runs on {self._folder}{where}; stop it with `jc down`, or set another data folder"
+                f"a mesh already runs on {self._folder}{where}; "
+                "stop it with `jc down`, or choose another data folder with --data-dir or JC_DATA_DIR"
             ) from taken
         except OSError as unusable:
             raise StartFailed(f"cannot use the data folder {self._folder}: {unusable}") from unusable
@@ -97,7 +98,10 @@ class DataFolder:
         """
         state = self._read() if self._is_held() else None
         if state is None:
-            raise NotRunning(f"no mesh runs on {self._folder}; start one with `jc up`")
+            raise NotRunning(
+                f"no mesh runs on {self._folder}; start one with `jc up`, "
+                "or name one that runs by --config or --data-dir"
+            )
         return state
 
     def stop(self, deadline_s: float) -> RunState:

@@ -35,8 +35,8 @@ _LOOK_EVERY_S = 1.0
 _ANSWERS_LOOK_WITHIN_S = 3.0
 # How soon a replica that is to stop sees that nothing is under way; Ray Serve's own two seconds are in every stop.
 _DRAINED_LOOK_EVERY_S = 0.5
-# While a pool is full, Ray Serve's router looks for a free place twice in so many seconds for each replica. With its own
-# half a second places stood empty: of what a full pool could do, a third was lost.
+# While a pool is full, Ray Serve's router looks for a free place twice in so many seconds for each replica. With its
+# own half a second places stood empty: of what a full pool could do, a third was lost.
 _FULL_LOOK_EVERY_S = 0.025
 # A pool grows before it is full, so that the next replica is there when it is.
 _FULL_AT = 0.8

@@ -20,7 +20,7 @@ def _blocks(language: str) -> list[str]:
 
 
 def _here(text: str, mesh) -> str:
-    return text.replace("http://127.0.0.1:8000", mesh.url).replace("jc_LIVE_…", mesh.key)
+    return text.replace("http://127.0.0.1:8000", mesh.url).replace("jc_LIVE_YOUR_KEY", mesh.key)
 
 
 @pytest.mark.parametrize("program", _blocks("python"))

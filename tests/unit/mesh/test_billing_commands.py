@@ -74,6 +74,7 @@ class FakeMesh(HTTPServer):
             "POST /v1/top-ups/topup_1/refund": {"usd": "5.00", "id": "refund_1"},
             "POST /v1/credits": {**PAYMENT, "id": "sla_1"},
         }
+        self.refusal = "no such thing"
         self.asked: list[tuple[str, str, Any]] = []
 
     @property
@@ -95,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length", "0"))
         body = json.loads(self.rfile.read(length)) if length else None
         self.server.asked.append((asked, query, body))
-        data = json.dumps(self.server.answers.get(asked, {"error": {"message": "no such thing"}})).encode()
+        data = json.dumps(self.server.answers.get(asked, {"error": {"message": self.server.refusal}})).encode()
         self.send_response(200 if asked in self.server.answers else 404)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
@@ -192,6 +193,26 @@ def test_a_refusal_is_a_line_and_exit_code_two(mesh: FakeMesh) -> None:
     done = CliRunner().invoke(main, ["balance", "--url", mesh.url, "--api-key", "jc_LIVE_x"])
     assert done.exit_code == 2
     assert "no such thing" in done.output
+
+
+@pytest.mark.parametrize(
+    ("command", "route"),
+    [
+        (("top-up", "25.00"), "POST /v1/top-ups"),
+        (("credit", "25.00", "--why", "October"), "POST /v1/credits"),
+    ],
+)
+def test_an_account_that_is_not_there_is_told_with_what_opens_it(
+    mesh: FakeMesh, command: tuple[str, ...], route: str
+) -> None:
+    del mesh.answers[route]
+    mesh.refusal = "there is no account 'acme'"
+    where = ("--account", "acme", "--reference", "one", "--url", mesh.url, "--api-key", "jc_LIVE_x")
+    done = CliRunner().invoke(main, [*command, *where])
+    assert done.exit_code == 2
+    assert done.stderr.endswith("there is no account 'acme'; `jc keys new --account acme` opens it\n")
+    mesh.refusal = "no such thing"
+    assert "keys new" not in CliRunner().invoke(main, [*command, *where]).stderr
 
 
 def test_usage_as_a_frame(mesh: FakeMesh) -> None:

@@ -10,9 +10,16 @@ from mesh.client import MeshClient
 from mesh.errors import MeshError, NotRunning
 
 
-def test_without_a_key_the_sdk_is_not_made_so_that_it_sends_no_other_key():
-    with pytest.raises(MeshError, match="JC_API_KEY"):
+def test_without_a_key_and_a_mesh_it_is_the_mesh_that_is_missing():
+    with pytest.raises(NotRunning, match="no mesh answers"):
         MeshClient("http://127.0.0.1:1", None).openai()
+
+
+@pytest.mark.parametrize("key", ["jc_LIVE_…", "jc_LIVE_a b", "jc_LIVE_a\n", "Bearer jc_LIVE_a", "jc_LIVE_\ud800"])
+def test_what_can_be_no_key_is_refused_and_not_shown(key):
+    with pytest.raises(MeshError, match="no API key") as refused:
+        MeshClient("http://127.0.0.1:1", key)
+    assert key not in str(refused.value)
 
 
 def test_nobody_there_is_said_with_the_address():
@@ -72,6 +79,12 @@ def proxy() -> Iterator[Proxy]:
         yield server
         server.shutdown()
         thread.join()
+
+
+def test_without_a_key_the_sdk_is_not_made_so_that_it_sends_no_other_key(proxy: Proxy) -> None:
+    with pytest.raises(MeshError, match="JC_API_KEY"):
+        MeshClient(f"http://127.0.0.1:{proxy.server_port}", None).openai()
+    assert proxy.asked == [("/v1/keys/group", None)]
 
 
 @pytest.mark.parametrize("link", ["?limit=1&after=a", "/v1/receipts?limit=1&after=a"])

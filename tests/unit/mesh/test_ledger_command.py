@@ -104,5 +104,6 @@ def test_no_ledger_is_made_where_none_is(tmp_path: Path) -> None:
 
 def test_a_reversal_needs_a_mesh_that_runs_and_a_reason(tmp_path: Path, url: str) -> None:
     away = jc(tmp_path, "reverse", "rcpt_x", "--why", "because")
-    assert (away.exit_code, away.stderr) == (2, f"jc: no mesh runs on {tmp_path}; start one with `jc up`\n")
+    assert away.exit_code == 2
+    assert away.stderr.startswith(f"jc: no mesh runs on {tmp_path}; start one with `jc up`, or name one that runs by ")
     assert "Missing option '--why'" in jc(tmp_path, "reverse", "rcpt_x").stderr

@@ -14,7 +14,7 @@ def test_a_second_mesh_on_the_same_folder_is_refused_and_told_who_runs(tmp_path)
     first = DataFolder(tmp_path)
     first.hold()
     first.write(_STATE)
-    with pytest.raises(StartFailed, match=r"http://127\.0\.0\.1:1"):
+    with pytest.raises(StartFailed, match=r"http://127\.0\.0\.1:1.*JC_DATA_DIR"):
         DataFolder(tmp_path).hold()
     first.release()
     DataFolder(tmp_path).hold()
