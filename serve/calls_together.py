@@ -47,14 +47,13 @@ class CallsTogether(Generic[_Asked, _Answer]):
             self._under_way -= 1  # at once: whoever comes before this task counts as done would be left waiting
 
     async def _call_for(self, batch: Sequence[tuple[_Asked, "asyncio.Future[_Answer]"]]) -> None:
-        answers: Sequence[_Answer | BaseException]
+        futures = [answer for _, answer in batch]
+        answers: list[tuple[asyncio.Future[_Answer], _Answer | BaseException]]
         try:
-            answers = await self._call([asked for asked, _ in batch])
-            if len(answers) != len(batch):
-                raise RuntimeError(f"{len(answers)} answers to {len(batch)} questions")  # noqa: TRY301
+            answers = list(zip(futures, await self._call([asked for asked, _ in batch]), strict=True))
         except Exception as error:  # noqa: BLE001 - each caller gets it raised
-            answers = [error] * len(batch)
-        for (_, answer), given in zip(batch, answers, strict=True):
+            answers = [(answer, error) for answer in futures]
+        for answer, given in answers:
             if answer.done():
                 continue
             if isinstance(given, BaseException):

@@ -74,6 +74,15 @@ async def test_an_error_is_raised_where_it_belongs_and_a_calls_own_for_all_of_it
     assert await together(6) == 60
 
 
+async def test_answers_that_do_not_match_the_questions_are_nobodys():
+    async def loses_one(asked: Sequence[int]) -> Sequence[int]:
+        return asked[1:]
+
+    together: CallsTogether[int, int] = CallsTogether(loses_one)
+    answers = await asyncio.gather(*await _begun(together, [1, 2]), return_exceptions=True)
+    assert [type(each) for each in answers] == [ValueError, ValueError]
+
+
 async def test_whoever_is_gone_before_it_was_sent_has_not_asked():
     remote = Remote()
     remote.may_answer.clear()

@@ -152,6 +152,7 @@ def test_an_end_is_told_though_nobody_waits_for_its_answer(path, run_on):
             line.settle("r1", "rep", "aborted", b"{}").cancel()
             await meter.heard(2)
             await answered(line.begin("r2", "rep", b"{}"))
+            assert [words[:2] for words in meter.told] == [("begin", "r1"), ("settle", "r1"), ("begin", "r2")]
 
     run_on(run())
 
